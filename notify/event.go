@@ -122,6 +122,10 @@ type Event struct {
 	Cookie uint32
 	// Pid is the thread group that did it, zero if not known.
 	Pid int32
+	// Verify says that the kernel may have merged later changes of the same name
+	// into this event: when nothing else is pending for the name, the consumer compares
+	// it with the host and makes up the difference.
+	Verify bool
 	// Seq counts the events of one Source from 1.
 	Seq uint64
 	// Time is when the Source read it.
