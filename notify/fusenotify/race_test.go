@@ -1,0 +1,5 @@
+//go:build race
+
+package fusenotify
+
+const raceEnabled = true
