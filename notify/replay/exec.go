@@ -1,0 +1,164 @@
+package replay
+
+import (
+	"errors"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+// lastAttempt is the number of the last try of a step; the first is 0.
+const lastAttempt = 2
+
+// run builds a step and performs it. The guest's kernel may hold a dentry that is
+// ahead of the event, because a process looked the name up early: then the call
+// fails or names another node, the names are expired, and the step is built again.
+func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call func(*step) error) bool {
+	var err error
+	for attempt := 0; attempt <= lastAttempt; attempt++ {
+		s := build(attempt)
+		if attempt > 0 && s.op == opMove {
+			r.lookAhead(s)
+		}
+		r.fs.cur.Store(s)
+		err = call(s)
+		r.fs.cur.Store(nil)
+		r.settle(s)
+		if err == nil && s.done {
+			r.stats.Replayed.Add(1)
+			return true
+		}
+		if err == nil {
+			err = errMismatch
+		}
+		if permanent(err) && !(errors.Is(err, unix.EPERM) && s.op == opMake) {
+			break
+		}
+		r.stats.Retries.Add(1)
+		for _, sd := range []*side{&s.src, &s.dst} {
+			if sd.name != "" && sd.parent != stagingID {
+				r.expire(sd.parent, sd.name)
+				r.dirs.drop(sd.parent)
+			}
+		}
+	}
+	r.stats.Fallbacks.Add(1)
+	r.stats.setLast(ev.String() + ": " + err.Error())
+	r.log.Warn("event not replayed; caches dropped", slog.String("event", ev.String()), slog.Any("error", err))
+	r.cohere(ev)
+	return false
+}
+
+func permanent(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY) ||
+		errors.Is(err, unix.ETXTBSY) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOTCONN)
+}
+
+// lookAhead looks the source of a rename up by itself: a directory that a guest process
+// has found at its new place already must be moved back in the guest's dentry tree, and
+// the kernel does that outside of a rename only.
+func (r *Replayer) lookAhead(s *step) {
+	dir, err := r.dirs.open(s.src.parent)
+	if err != nil {
+		return
+	}
+	r.fs.cur.Store(s)
+	fd, err := unix.Openat(dir, s.src.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	r.fs.cur.Store(nil)
+	if err == nil {
+		unix.Close(fd)
+	}
+}
+
+// settle gives back what a step took and the kernel did not.
+func (r *Replayer) settle(s *step) {
+	if s.made != nil && !s.used {
+		if s.madeCounted {
+			r.fs.RawFileSystem.Forget(s.made.NodeId, 1)
+		} else {
+			r.view.release(r.view.node(s.made.NodeId))
+		}
+	}
+	for _, sd := range []*side{&s.src, &s.dst} {
+		if sd.entry != nil {
+			r.fs.RawFileSystem.Forget(sd.entry.NodeId, 1)
+			sd.entry = nil
+		}
+		r.view.release(sd.node)
+	}
+}
+
+// expire makes the guest's kernel ask again for a name.
+func (r *Replayer) expire(parent uint64, name string) {
+	if parent != stagingID {
+		r.note(r.cfg.Notify.InvalEntry(parent, name, true))
+	}
+}
+
+// fresh drops what the guest has cached of n before its watchers are told.
+func (r *Replayer) fresh(n *vnode, op notify.Op) {
+	if n == nil || n.isGhost() {
+		return
+	}
+	switch op {
+	case notify.OpModify, notify.OpCloseWrite:
+		if n.isReg() && r.view.isOpened(n) {
+			r.note(r.cfg.Notify.InvalInode(n.id, 0, -1))
+		}
+	case notify.OpAttrib:
+		r.note(r.cfg.Notify.InvalInode(n.id, -1, 0))
+	}
+}
+
+func (v *view) isOpened(n *vnode) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.opened
+}
+
+// dropAttr makes the guest's kernel ask again for the attributes of obj.
+func (r *Replayer) dropAttr(obj notify.Object) {
+	r.idC = r.tree.NodeIDs(r.idC[:0], obj)
+	for _, id := range r.idC {
+		r.note(r.cfg.Notify.InvalInode(id, -1, 0))
+	}
+}
+
+// cohere drops the caches that an event makes stale, without any event in the guest.
+func (r *Replayer) cohere(ev *notify.Event) {
+	drop := func(dir notify.Object, name string) {
+		if dir.IsZero() {
+			return
+		}
+		for _, p := range r.tree.NodeIDs(nil, dir) {
+			if name == "." {
+				r.note(r.cfg.Notify.InvalInode(p, -1, 0))
+				continue
+			}
+			if ev.Op.Mask()&(notify.Create|notify.Delete|notify.Moves) != 0 {
+				r.note(r.cfg.Notify.InvalEntry(p, name, true))
+				r.note(r.cfg.Notify.InvalInode(p, 0, 0))
+			} else if n, _ := r.view.lookup(p, name); n != nil && !n.isGhost() {
+				r.note(r.cfg.Notify.InvalInode(n.id, 0, -1))
+			}
+		}
+	}
+	drop(ev.Dir, ev.Name)
+	drop(ev.NewDir, ev.NewName)
+	if !ev.Object.IsZero() {
+		for _, id := range r.tree.NodeIDs(nil, ev.Object) {
+			r.note(r.cfg.Notify.InvalInode(id, 0, -1))
+		}
+	}
+}
+
+// note keeps an error of a notification that is more than "was not cached".
+func (r *Replayer) note(err error) {
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return
+	}
+	r.stats.setLast("notification: " + err.Error())
+	r.log.Debug("notification refused", slog.Any("error", err))
+}

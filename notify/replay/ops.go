@@ -1,0 +1,416 @@
+package replay
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+// Names in the staging directory. One of each is enough: its answers are never cached.
+const (
+	stageFrom = "from"
+	stageTo   = "to"
+	stageLink = "link"
+)
+
+// replay performs one event in the guest, on each mount where it is known.
+func (r *Replayer) replay(ev *notify.Event) {
+	switch ev.Op {
+	case notify.OpOverflow:
+		r.recon.overflow(r, ev)
+		return
+	case notify.OpLinkCount:
+		if r.mask&notify.Attrib != 0 {
+			r.links.add(ev.Object, ev.Time)
+		}
+		r.dropAttr(ev.Object)
+		return
+	case notify.OpDeleteSelf:
+		return
+	}
+	if ev.Op.Mask()&r.mask == 0 {
+		r.stats.Masked.Add(1)
+		r.cohere(ev)
+		return
+	}
+	switch ev.Op {
+	case notify.OpRename, notify.OpExchange:
+		as, bs := r.nodes(ev.Dir, ev.NewDir)
+		pairs := make([][2]uint64, 0, 2)
+		for i := range as {
+			pairs = append(pairs, [2]uint64{as[i], bs[i]})
+		}
+		if len(pairs) == 0 {
+			pairs = append(pairs, [2]uint64{})
+		}
+		for _, p := range pairs {
+			r.move(p[0], p[1], ev)
+		}
+	default:
+		ids, _ := r.nodes(ev.Dir, notify.Object{})
+		if len(ids) == 0 {
+			r.one(stagingID, ev)
+			return
+		}
+		for _, p := range append([]uint64(nil), ids...) {
+			r.one(p, ev)
+		}
+	}
+	if ev.Verify {
+		r.recon.verify(r, ev)
+	}
+}
+
+// one performs an event about a single name in the directory p, which is the
+// staging directory if the guest knows the object but not where it is.
+func (r *Replayer) one(p uint64, ev *notify.Event) {
+	name := ev.Name
+	if ev.Name == "." {
+		n := r.view.node(p)
+		if n == nil || p == stagingID {
+			return
+		}
+		if p != rootID {
+			pp, nm, ok := r.view.place(n)
+			if !ok {
+				r.onInode(n, ev.Op)
+				return
+			}
+			p, name = pp, nm
+		}
+	}
+	if p == stagingID {
+		n := r.object(ev.Object, stagingID)
+		if n == nil {
+			r.stats.Dropped.Add(1)
+			return
+		}
+		if ev.Op == notify.OpDelete {
+			// Its ATTRIB and DELETE_SELF follow from the link count.
+			r.links.add(ev.Object, ev.Time)
+			return
+		}
+		if !n.isDir() && ev.Op != notify.OpCreate {
+			r.onInode(n, ev.Op)
+		}
+		return
+	}
+	switch ev.Op {
+	case notify.OpCreate:
+		r.create(p, ev)
+	case notify.OpDelete:
+		r.remove(p, ev)
+	case notify.OpModify, notify.OpAttrib, notify.OpAccess:
+		r.setattr(p, name, ev)
+	case notify.OpOpen, notify.OpCloseNowrite, notify.OpCloseWrite:
+		r.open(p, name, ev)
+	case notify.OpMount, notify.OpUnmount:
+		r.note(r.cfg.Notify.InvalEntry(p, name, false))
+		r.note(r.cfg.Notify.InvalInode(p, 0, 0))
+	}
+}
+
+// target finds what parent/name meant when the event happened. Either the guest
+// knows it (node), or it is looked up now (entry), or it is gone: a ghost.
+func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
+	sd := side{parent: p, name: name}
+	now, before := r.view.lookup(p, name)
+	obj := ev.Object
+	if ev.Name == "." {
+		obj = ev.Dir
+	}
+	if n := r.object(obj, p); n != nil {
+		sd.node = n
+	} else if obj.IsZero() && before != nil && before.isDir() == ev.IsDir {
+		sd.node = before
+	} else {
+		var out fuse.EntryOut
+		if r.tree.Obtain(obj, p, name, &out).Ok() {
+			if out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR == ev.IsDir {
+				sd.entry = &out
+				sd.node = &vnode{id: out.NodeId, mode: out.Attr.Mode & unix.S_IFMT}
+				return sd
+			}
+			r.fs.RawFileSystem.Forget(out.NodeId, 1)
+		}
+		if before != nil && before.isGhost() && before.isDir() == ev.IsDir {
+			sd.node = before
+		} else {
+			sd.node = r.view.ghost(ev.IsDir)
+		}
+	}
+	if now != nil && now != sd.node {
+		r.expire(p, name)
+	}
+	return sd
+}
+
+func (r *Replayer) create(p uint64, ev *notify.Event) {
+	if exists, ok := r.view.after(p, ev.Name, ev.Time); ok && !exists {
+		// The guest itself removed it again before it could hear of it.
+		r.stats.Skipped.Add(1)
+		return
+	}
+	covered := false
+	ok := r.run(ev, func(attempt int) *step {
+		s := &step{op: opMake, dst: side{parent: p, name: ev.Name}}
+		var out fuse.EntryOut
+		if !ev.IsDir && attempt < lastAttempt && r.tree.Obtain(ev.Object, p, ev.Name, &out).Ok() {
+			if out.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
+				s.made, s.madeCounted = &out, true
+				if n := r.view.node(out.NodeId); n != nil && out.Attr.Nlink > 1 {
+					s.src = side{parent: stagingID, name: stageLink, node: n}
+					covered = true
+				}
+				return s
+			}
+			r.fs.RawFileSystem.Forget(out.NodeId, 1)
+		}
+		// A directory is left unknown until somebody looks it up: what happens in
+		// it meanwhile costs nothing.
+		g := r.view.ghost(ev.IsDir)
+		s.made = &fuse.EntryOut{NodeId: g.id}
+		fillGhost(g, &s.made.Attr)
+		return s
+	}, func(s *step) error {
+		dir, err := r.dirs.open(p)
+		if err != nil {
+			return err
+		}
+		if s.src.name != "" {
+			return unix.Linkat(r.dirs.staging, stageLink, dir, ev.Name, 0)
+		}
+		switch mode := s.made.Attr.Mode & unix.S_IFMT; mode {
+		case unix.S_IFDIR:
+			return unix.Mkdirat(dir, ev.Name, 0o700)
+		case unix.S_IFLNK:
+			return unix.Symlinkat("-", dir, ev.Name)
+		default:
+			return unix.Mknodat(dir, ev.Name, mode|0o600, int(s.made.Attr.Rdev))
+		}
+	})
+	if ok && covered {
+		r.links.cover(ev.Object, true)
+	}
+}
+
+// before sets the link count that the kernel must hold for n, so that taking one
+// away leaves the host's.
+func (r *Replayer) before(sd *side) {
+	n := sd.node
+	if n == nil || n.isGhost() || n.isDir() {
+		return
+	}
+	var a fuse.Attr
+	left := uint32(0)
+	if r.tree.Attr(n.id, &a).Ok() {
+		left = a.Nlink
+	}
+	sd.nlink = left + 1
+	if n.nlink != sd.nlink {
+		r.expire(sd.parent, sd.name)
+	}
+}
+
+func (r *Replayer) remove(p uint64, ev *notify.Event) {
+	ok := r.run(ev, func(int) *step {
+		s := &step{op: opRemove, src: side{parent: p, name: ev.Name}}
+		now, before := r.view.lookup(p, ev.Name)
+		n := r.object(ev.Object, p)
+		if n == nil && (ev.Object.IsZero() || before != nil && before.isGhost()) {
+			n = before
+		}
+		if n == nil || n.isDir() != ev.IsDir {
+			n = r.view.ghost(ev.IsDir)
+		}
+		s.src.node = n
+		if now != nil && now != n {
+			r.expire(p, ev.Name)
+		}
+		r.before(&s.src)
+		if n.isDir() {
+			r.dirs.dropTree(n)
+		}
+		return s
+	}, func(s *step) error {
+		dir, err := r.dirs.open(p)
+		if err != nil {
+			return err
+		}
+		flags := 0
+		if ev.IsDir {
+			flags = unix.AT_REMOVEDIR
+		}
+		return unix.Unlinkat(dir, ev.Name, flags)
+	})
+	if ok && !ev.IsDir {
+		r.links.cover(ev.Object, true)
+	}
+	if exists, late := r.view.after(p, ev.Name, ev.Time); late && exists {
+		// The guest made the name anew before it could hear of this.
+		r.recon.verify(r, ev)
+	}
+}
+
+func (r *Replayer) move(p, np uint64, ev *notify.Event) {
+	name, newName := ev.Name, ev.NewName
+	if p == 0 {
+		p, name = stagingID, stageFrom
+	}
+	if np == 0 {
+		np, newName = stagingID, stageTo
+	}
+	known := r.object(ev.Object, max(min(p, np), rootID))
+	if p == stagingID && np == stagingID && known == nil {
+		r.stats.Dropped.Add(1)
+		return
+	}
+	exchange := ev.Op == notify.OpExchange
+	var victim *vnode
+	ok := r.run(ev, func(attempt int) *step {
+		s := &step{op: opMove, exchange: exchange}
+		s.src = side{parent: p, name: name}
+		s.dst = side{parent: np, name: newName}
+		now, before := r.view.lookup(p, name)
+		n := r.object(ev.Object, max(min(p, np), rootID))
+		if n == nil && (ev.Object.IsZero() || before != nil && before.isGhost()) {
+			n = before
+		}
+		if n == nil || n.isDir() != ev.IsDir {
+			n = r.view.ghost(ev.IsDir)
+		}
+		s.src.node = n
+		if now != nil && now != n || attempt > 0 {
+			r.expire(p, name)
+		}
+		_, other := r.view.lookup(np, newName)
+		switch {
+		case exchange:
+			s.dst.node = r.otherSide(p, np, name, other, n)
+		case other != nil && other != n && other.isDir() == n.isDir():
+			s.dst.node = other
+			r.before(&s.dst)
+			if other.isDir() {
+				r.dirs.dropTree(other)
+			}
+		}
+		victim = s.dst.node
+		return s
+	}, func(s *step) error {
+		dir, err := r.dirs.open(p)
+		if err != nil {
+			return err
+		}
+		newDir, err := r.dirs.open(np)
+		if err != nil {
+			return err
+		}
+		flags := uint(0)
+		if exchange {
+			flags = unix.RENAME_EXCHANGE
+		}
+		return unix.Renameat2(dir, name, newDir, newName, flags)
+	})
+	if ok && victim != nil && !exchange && !victim.isGhost() && !victim.isDir() {
+		if obj, has := r.tree.Object(victim.id); has {
+			r.links.cover(obj, false)
+		}
+	}
+}
+
+// otherSide finds what an exchange swapped n with: it is at the old name now.
+func (r *Replayer) otherSide(p, np uint64, name string, other, n *vnode) *vnode {
+	if other != nil && other != n && np != stagingID {
+		return other
+	}
+	isDir := false
+	var out fuse.EntryOut
+	if p != stagingID && r.tree.Obtain(notify.Object{}, p, name, &out).Ok() {
+		isDir = out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
+		known := r.view.node(out.NodeId)
+		r.fs.RawFileSystem.Forget(out.NodeId, 1)
+		if known != nil && known != n {
+			return known
+		}
+	}
+	return r.view.ghost(isDir)
+}
+
+// utimes returns the times that make utimensat fire op.
+func utimes(op notify.Op) [2]unix.Timespec {
+	omit, now := unix.Timespec{Nsec: unix.UTIME_OMIT}, unix.Timespec{Nsec: unix.UTIME_NOW}
+	switch op {
+	case notify.OpModify:
+		return [2]unix.Timespec{omit, now}
+	case notify.OpAccess:
+		return [2]unix.Timespec{now, omit}
+	default: // both times: ATTRIB
+		return [2]unix.Timespec{{Sec: 1}, {Sec: 1}}
+	}
+}
+
+func (r *Replayer) setattr(p uint64, name string, ev *notify.Event) {
+	r.run(ev, func(int) *step {
+		s := &step{op: opSetattr}
+		if p == rootID && name == "." {
+			s.src = side{node: r.view.node(rootID)}
+		} else {
+			s.src = r.target(p, name, ev)
+		}
+		r.fresh(s.src.node, ev.Op)
+		return s
+	}, func(s *step) error {
+		ts := utimes(ev.Op)
+		if s.src.name == "" {
+			return unix.UtimesNanoAt(r.dirs.root, "", ts[:], unix.AT_EMPTY_PATH)
+		}
+		dir, err := r.dirs.open(p)
+		if err != nil {
+			return err
+		}
+		return unix.UtimesNanoAt(dir, name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// onInode makes only the watchers of the inode itself hear op.
+func (r *Replayer) onInode(n *vnode, op notify.Op) {
+	ev := &notify.Event{Op: op, Name: stageLink, IsDir: n.isDir()}
+	set := func() *step {
+		r.fresh(n, op)
+		return &step{op: opSetattr, src: side{parent: stagingID, name: stageLink, node: n}}
+	}
+	switch op {
+	case notify.OpModify, notify.OpAttrib, notify.OpAccess:
+		r.run(ev, func(int) *step { return set() }, func(s *step) error {
+			ts := utimes(op)
+			return unix.UtimesNanoAt(r.dirs.staging, stageLink, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+		})
+	case notify.OpCloseWrite:
+		if n.isReg() {
+			r.run(ev, func(int) *step {
+				r.fresh(n, op)
+				return &step{op: opOpen, src: side{parent: stagingID, name: stageLink, node: n}}
+			}, func(s *step) error { return openClose(r.dirs.staging, stageLink, unix.O_WRONLY) })
+		}
+	}
+}
+
+// linkCount makes the watchers of n itself hear that a link came or went, and if
+// it was the last, that n is gone.
+func (r *Replayer) linkCount(n *vnode) {
+	var a fuse.Attr
+	if r.tree.Attr(n.id, &a).Ok() && a.Nlink > 0 {
+		r.onInode(n, notify.OpAttrib)
+		return
+	}
+	ev := &notify.Event{Op: notify.OpDelete, Name: stageLink}
+	r.run(ev, func(int) *step {
+		s := &step{op: opRemove, src: side{parent: stagingID, name: stageLink, node: n, nlink: 1}}
+		return s
+	}, func(s *step) error { return unix.Unlinkat(r.dirs.staging, stageLink, 0) })
+}
+
+var errMismatch = syscall.ESTALE

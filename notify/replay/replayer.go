@@ -1,0 +1,361 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+// Tree is what the replayer asks of the file system that FS wraps.
+type Tree interface {
+	// NodeIDs appends the nodeids by which the guest knows obj, one per mount.
+	// It is called for every event on the host and must be cheap.
+	NodeIDs(dst []uint64, obj notify.Object) []uint64
+	// Object is the opposite.
+	Object(nodeid uint64) (notify.Object, bool)
+	// Obtain finds the live object obj, or if it is zero what parent/name is now,
+	// fills a whole entry and counts one lookup; ENOENT if it is gone.
+	Obtain(obj notify.Object, parent uint64, name string, out *fuse.EntryOut) fuse.Status
+	// Attr gives fresh attributes, ESTALE or ENOENT if the object is gone.
+	Attr(nodeid uint64, out *fuse.Attr) fuse.Status
+	// Locate tells where a directory is now on the host.
+	Locate(obj notify.Object) (parent notify.Object, name string, err error)
+	// Names calls yield for every name in the directory, "." and ".." left out.
+	Names(nodeid uint64, yield func(name string) bool) error
+}
+
+// Notifier drops what the guest's kernel has cached. Its errors are those of
+// package fusenotify: "not cached" is none that matters.
+type Notifier interface {
+	InvalInode(nodeid uint64, off, length int64) error
+	InvalEntry(parent uint64, name string, expireOnly bool) error
+}
+
+// Barrier is a Source that can tell when it has caught up.
+type Barrier interface {
+	// Barrier returns when every record that the kernel had queued before the call has been emitted.
+	Barrier(ctx context.Context) error
+}
+
+// drainedBatch is the length from which on a batch may be only a part of what the
+// source had to read.
+const drainedBatch = 1 << 14
+
+// Config says what a Replayer works on. FS, Tree, Notify, Source and one of Root
+// and OpenRoot are required.
+type Config struct {
+	FS     *FS
+	Tree   Tree
+	Notify Notifier
+	Source notify.Source
+	// Root is a descriptor of the guest mount's root on a mount of the replayer's
+	// own. It stays the caller's.
+	Root int
+	// OpenRoot, used if Root is zero, opens the visible mount's root. The replayer closes it
+	// whenever it has nothing to do, so that the mount is not kept busy.
+	OpenRoot func() (int, error)
+	// Mask is what is delivered; the rest only drops caches. Zero means notify.DefaultMask.
+	Mask notify.Mask
+	// QueueLimit bounds the events that wait; zero means 262144. When it is
+	// reached the kernel's queue takes the rest.
+	QueueLimit int
+	// PairWait is how long an ATTRIB without a name waits for the link or unlink
+	// that caused it; zero means two milliseconds.
+	PairWait time.Duration
+	Logger   *slog.Logger
+}
+
+// Replayer makes the guest's watchers hear the events of a Source.
+type Replayer struct {
+	cfg   Config
+	fs    *FS
+	tree  Tree
+	view  *view
+	mask  notify.Mask
+	stats *Stats
+	log   *slog.Logger
+	q     *queue
+	dirs  *dirCache
+	links linkCounts
+	recon reconciler
+	opens openFiles
+
+	// Scratch of the source's thread and of the replayer's.
+	drainedAt       time.Time
+	emitIDs         []uint64
+	emitKept        []notify.Event
+	idsA, idsB, idC []uint64
+
+	startOnce sync.Once
+	started   chan struct{}
+}
+
+// New makes a Replayer; Run starts it.
+func New(cfg Config) *Replayer {
+	if cfg.Mask == 0 {
+		cfg.Mask = notify.DefaultMask
+	}
+	if cfg.QueueLimit == 0 {
+		cfg.QueueLimit = 1 << 18
+	}
+	if cfg.PairWait == 0 {
+		cfg.PairWait = 2 * time.Millisecond
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Replayer{
+		cfg: cfg, fs: cfg.FS, tree: cfg.Tree, view: cfg.FS.view, mask: cfg.Mask,
+		stats: &cfg.FS.stats, log: cfg.Logger, q: newQueue(cfg.QueueLimit),
+		dirs: newDirCache(cfg.FS), started: make(chan struct{}),
+	}
+	r.links.init()
+	r.opens.init()
+	r.drainedAt = time.Now()
+	sync := r.Sync
+	r.fs.sync.Store(&sync)
+	return r
+}
+
+// Run reads the source and replays until ctx ends, the source ends or the mount is
+// gone. It needs the file system to be served meanwhile.
+func (r *Replayer) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, r.q.close)
+	defer stop()
+	sourceErr := make(chan error, 1)
+	go func() {
+		err := r.cfg.Source.Run(ctx, r.emit)
+		r.q.close()
+		sourceErr <- err
+	}()
+	replayErr := make(chan error, 1)
+	go func() { replayErr <- r.thread() }()
+	err := <-replayErr
+	cancel()
+	r.cfg.Source.Close()
+	if serr := <-sourceErr; serr != nil && err == nil && !errors.Is(serr, notify.ErrClosed) {
+		err = fmt.Errorf("replay: source: %w", serr)
+	}
+	r.fs.sync.Store(nil)
+	return err
+}
+
+// Started is closed when the replayer's thread can take events.
+func (r *Replayer) Started() <-chan struct{} { return r.started }
+
+// Deliver implements notify.Delivery, for events that come from elsewhere than the Source.
+func (r *Replayer) Deliver(events []notify.Event) error {
+	return r.q.put(events, false)
+}
+
+// Sync implements notify.Delivery.
+func (r *Replayer) Sync(ctx context.Context) error {
+	if b, ok := r.cfg.Source.(Barrier); ok {
+		if err := b.Barrier(ctx); err != nil {
+			return err
+		}
+	}
+	c, err := r.q.wait()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-c:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// emit runs in the source's thread: it keeps what the guest can know of.
+func (r *Replayer) emit(events []notify.Event) {
+	kept := r.emitKept[:0]
+	for i := range events {
+		ev := events[i]
+		if ev.Op == notify.OpOverflow {
+			// Everything up to the last time the queue was empty has come.
+			ev.Time = r.drainedAt
+		}
+		if r.interesting(&ev) {
+			kept = append(kept, ev)
+		} else {
+			r.stats.Dropped.Add(1)
+		}
+	}
+	drained := len(events) < drainedBatch
+	if drained {
+		r.drainedAt = time.Now()
+		if len(events) > 0 {
+			r.drainedAt = events[len(events)-1].Time
+		}
+	}
+	r.q.put(kept, drained)
+	clear(kept)
+	r.emitKept = kept
+	r.stats.Backlog.Store(int64(r.q.len()))
+}
+
+// interesting reports whether the guest's kernel holds anything that ev concerns.
+func (r *Replayer) interesting(ev *notify.Event) bool {
+	switch ev.Op {
+	case notify.OpOverflow:
+		return true
+	case notify.OpDeleteSelf:
+		return false
+	}
+	known := func(o notify.Object) bool {
+		if o.IsZero() {
+			return false
+		}
+		r.emitIDs = r.tree.NodeIDs(r.emitIDs[:0], o)
+		return len(r.emitIDs) > 0
+	}
+	if known(ev.Dir) || known(ev.NewDir) || known(ev.Object) {
+		return true
+	}
+	if ev.Name == "." && ev.IsDir {
+		// ATTRIB of a directory that the guest does not know, but its parent it may.
+		parent, name, err := r.tree.Locate(ev.Dir)
+		if err == nil && known(parent) {
+			ev.Object, ev.Dir, ev.Name = ev.Dir, parent, name
+			return true
+		}
+	}
+	return false
+}
+
+// thread is the replayer: one OS thread whose id the file system knows.
+func (r *Replayer) thread() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	r.fs.tid.Store(uint32(unix.Gettid()))
+	defer r.fs.tid.Store(0)
+	defer r.dirs.stop()
+	defer r.opens.closeAll()
+	if r.cfg.Root > 0 {
+		if err := r.dirs.start(r.cfg.Root); err != nil {
+			return err
+		}
+	}
+	close(r.started)
+	var spare []notify.Event
+	for {
+		t, ok := r.q.take(spare, r.links.timeout(time.Now(), r.cfg.PairWait))
+		if !ok {
+			return nil
+		}
+		if err := r.batch(t); err != nil {
+			return err
+		}
+		clear(t.events)
+		spare = t.events
+	}
+}
+
+// batch replays what was taken from the queue.
+func (r *Replayer) batch(t taken) error {
+	if !r.dirs.started() {
+		root, err := r.cfg.OpenRoot()
+		if err != nil {
+			return fmt.Errorf("replay: open the mount: %w", err)
+		}
+		defer unix.Close(root)
+		if err := r.dirs.start(root); err != nil {
+			return err
+		}
+		defer r.dirs.stop()
+	}
+	for i := range t.events {
+		ev := &t.events[i]
+		if r.recon.swallow(r, ev) {
+			continue
+		}
+		r.replay(ev)
+		r.stats.delay(ev.Time)
+	}
+	r.links.flush(r, time.Now(), len(t.waiters) > 0)
+	if t.idle || len(t.waiters) > 0 {
+		r.recon.idle(r)
+	}
+	for _, c := range t.waiters {
+		close(c)
+	}
+	return nil
+}
+
+// nodes returns the known nodeids of a and b side by side, one pair for each mount
+// that either is known on; zero where one is not known.
+func (r *Replayer) nodes(a, b notify.Object) (as, bs []uint64) {
+	r.idsA, r.idsB = r.idsA[:0], r.idsB[:0]
+	if !a.IsZero() {
+		r.idsA = r.tree.NodeIDs(r.idsA, a)
+	}
+	if !b.IsZero() {
+		r.idsB = r.tree.NodeIDs(r.idsB, b)
+	}
+	if len(r.idsA) <= 1 && len(r.idsB) <= 1 {
+		r.idsA = pad(r.idsA, len(r.idsB))
+		r.idsB = pad(r.idsB, len(r.idsA))
+		return r.idsA, r.idsB
+	}
+	var pa, pb []uint64
+	for _, x := range r.idsA {
+		y := r.onMount(r.idsB, r.mount(x))
+		pa, pb = append(pa, x), append(pb, y)
+	}
+	for _, y := range r.idsB {
+		if r.onMount(r.idsA, r.mount(y)) == 0 {
+			pa, pb = append(pa, 0), append(pb, y)
+		}
+	}
+	return pa, pb
+}
+
+func pad(ids []uint64, n int) []uint64 {
+	for len(ids) < n {
+		ids = append(ids, 0)
+	}
+	return ids
+}
+
+func (r *Replayer) mount(nodeid uint64) uint64 {
+	if m, ok := r.tree.(interface{ MountID(uint64) uint64 }); ok {
+		return m.MountID(nodeid)
+	}
+	return 0
+}
+
+func (r *Replayer) onMount(ids []uint64, mount uint64) uint64 {
+	for _, id := range ids {
+		if r.mount(id) == mount {
+			return id
+		}
+	}
+	return 0
+}
+
+// object returns the node that the guest knows for obj on the mount of near.
+func (r *Replayer) object(obj notify.Object, near uint64) *vnode {
+	if obj.IsZero() {
+		return nil
+	}
+	r.idC = r.tree.NodeIDs(r.idC[:0], obj)
+	switch {
+	case len(r.idC) == 0:
+		return nil
+	case len(r.idC) == 1 || near == stagingID:
+		return r.view.node(r.idC[0])
+	}
+	return r.view.node(r.onMount(r.idC, r.mount(near)))
+}

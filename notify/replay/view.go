@@ -1,0 +1,370 @@
+package replay
+
+import (
+	"strings"
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	rootID = fuse.FUSE_ROOT_ID
+	// Nodeids of ours start here; a wrapped file system never counts so far.
+	ghostBase = uint64(1) << 62
+	stagingID = ghostBase - 1
+	// dummyFh is the handle of every file that the replayer opens.
+	dummyFh = uint64(1)<<63 | 0x6872
+)
+
+// vnode is what the guest's kernel holds of one inode.
+type vnode struct {
+	id uint64
+	// count is the kernel's lookup count; extra is the part of it that the
+	// wrapped file system does not know of.
+	count, extra uint64
+	mode         uint32 // S_IFMT bits
+	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
+	opened       bool   // the guest has opened it: its pages may be cached
+	gone         bool   // its last name was removed by us
+	names        []edge
+	children     map[string]*dentry // directories only, made when needed
+}
+
+func (n *vnode) isDir() bool   { return n.mode == unix.S_IFDIR }
+func (n *vnode) isReg() bool   { return n.mode == unix.S_IFREG }
+func (n *vnode) isGhost() bool { return n.id >= ghostBase }
+
+type edge struct {
+	parent *vnode
+	name   string
+}
+
+// dentry is one name that the guest was told of. shadow is the node that the
+// name stood for before a guest process looked it up ahead of the event: events
+// that are still to come are about that one.
+type dentry struct {
+	node, shadow *vnode
+}
+
+// view is the guest kernel's dentry tree as far as the server can know it: what it
+// answered, less what the kernel forgot. The kernel may drop a dentry without a
+// word, so a name in the view means "may be cached".
+type view struct {
+	mu        sync.Mutex
+	nodes     map[uint64]*vnode
+	ghostLast uint64
+	marks     tombstones
+}
+
+func newView() *view {
+	v := &view{nodes: make(map[uint64]*vnode), ghostLast: ghostBase}
+	v.nodes[rootID] = &vnode{id: rootID, count: 1, mode: unix.S_IFDIR, nlink: 2}
+	v.nodes[stagingID] = &vnode{id: stagingID, count: 1, mode: unix.S_IFDIR, nlink: 2}
+	return v
+}
+
+// told records a positive answer: parent/name is the node of out, and the kernel's
+// lookup count of it went up by one. extra says that the wrapped file system did not count.
+func (v *view) told(parent uint64, name string, out *fuse.EntryOut, early, extra bool) *vnode {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.toldLocked(parent, name, out, early, extra)
+}
+
+func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early, extra bool) *vnode {
+	n := v.nodes[out.NodeId]
+	if n == nil {
+		n = &vnode{id: out.NodeId}
+		v.nodes[out.NodeId] = n
+	}
+	n.count++
+	if extra {
+		n.extra++
+	}
+	n.mode = out.Attr.Mode & unix.S_IFMT
+	n.nlink = out.Attr.Nlink
+	if p := v.nodes[parent]; p != nil && name != "" {
+		v.linkLocked(p, name, n, early)
+	}
+	return n
+}
+
+// linkLocked makes p/name stand for n. early keeps what it stood for before.
+func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
+	d := p.children[name]
+	if d == nil {
+		name = strings.Clone(name)
+		if p.children == nil {
+			p.children = make(map[string]*dentry)
+		}
+		d = &dentry{}
+		p.children[name] = d
+	}
+	if d.node == n {
+		return
+	}
+	if d.node != nil {
+		v.dropEdge(d.node, p, name)
+		if early && d.shadow == nil {
+			d.shadow = d.node
+		}
+	}
+	if !early {
+		d.shadow = nil
+	}
+	d.node = n
+	if n.isDir() {
+		// A directory has one dentry: the kernel moves it to where it is found.
+		for _, e := range n.names {
+			if o := e.parent.children[e.name]; o != nil && o.node == n {
+				o.node, o.shadow = nil, n
+			}
+		}
+		n.names = n.names[:0]
+	}
+	n.names = append(n.names, edge{p, name})
+}
+
+// unlinkLocked ends p/name. early keeps what it stood for as the shadow.
+func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
+	d := p.children[name]
+	if d == nil {
+		return nil
+	}
+	n := d.node
+	if n != nil {
+		v.dropEdge(n, p, name)
+	}
+	if early && d.shadow == nil {
+		d.shadow = n
+	}
+	d.node = nil
+	if !early {
+		d.shadow = nil
+	}
+	if d.shadow == nil {
+		delete(p.children, name)
+	}
+	return n
+}
+
+func (v *view) dropEdge(n, p *vnode, name string) {
+	for i, e := range n.names {
+		if e.parent == p && e.name == name {
+			n.names = append(n.names[:i], n.names[i+1:]...)
+			return
+		}
+	}
+}
+
+// absent records a negative answer to a guest process.
+func (v *view) absent(parent uint64, name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if p := v.nodes[parent]; p != nil {
+		v.unlinkLocked(p, name, true)
+	}
+}
+
+// attr records attributes that the kernel was given.
+func (v *view) attr(nodeid uint64, a *fuse.Attr) {
+	v.mu.Lock()
+	if n := v.nodes[nodeid]; n != nil {
+		n.nlink = a.Nlink
+	}
+	v.mu.Unlock()
+}
+
+func (v *view) opened(nodeid uint64) {
+	v.mu.Lock()
+	if n := v.nodes[nodeid]; n != nil {
+		n.opened = true
+	}
+	v.mu.Unlock()
+}
+
+// removed records that the guest itself, or the replay, unlinked parent/name.
+func (v *view) removed(parent uint64, name string, byGuest bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.nodes[parent]
+	if p == nil {
+		return
+	}
+	if n := v.unlinkLocked(p, name, false); n != nil && n.nlink > 0 {
+		n.nlink--
+		if n.isDir() {
+			n.nlink = 0
+		}
+	}
+	if byGuest {
+		v.marks.put(parent, name, false)
+	}
+}
+
+// renamed records that parent/name is now newParent/newName; exchange swaps.
+func (v *view) renamed(parent uint64, name string, newParent uint64, newName string, exchange, byGuest bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p, np := v.nodes[parent], v.nodes[newParent]
+	if p == nil || np == nil {
+		return
+	}
+	src := v.unlinkLocked(p, name, false)
+	dst := v.unlinkLocked(np, newName, false)
+	if src != nil {
+		v.linkLocked(np, newName, src, false)
+	}
+	if dst != nil {
+		if exchange {
+			v.linkLocked(p, name, dst, false)
+		} else if dst != src && dst.nlink > 0 {
+			dst.nlink--
+		}
+	}
+	if byGuest {
+		v.marks.put(parent, name, exchange)
+		v.marks.put(newParent, newName, true)
+	}
+}
+
+// forget lowers the lookup count and returns the part that the wrapped file
+// system has to hear of.
+func (v *view) forget(nodeid, nlookup uint64) uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.nodes[nodeid]
+	if n == nil || nodeid == rootID || nodeid == stagingID {
+		return nlookup
+	}
+	own := min(n.extra, nlookup)
+	n.extra -= own
+	if n.count > nlookup {
+		n.count -= nlookup
+		return nlookup - own
+	}
+	delete(v.nodes, nodeid)
+	for _, e := range n.names {
+		if d := e.parent.children[e.name]; d != nil && d.node == n {
+			d.node = nil
+			if d.shadow == nil || d.shadow == n {
+				delete(e.parent.children, e.name)
+			}
+		}
+	}
+	n.names = nil
+	for name, d := range n.children {
+		if d.node != nil {
+			v.dropEdge(d.node, n, name)
+		}
+	}
+	n.children = nil
+	return nlookup - own
+}
+
+// ghost makes a node that stands for something that is not there any more.
+func (v *view) ghost(isDir bool) *vnode {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ghostLast++
+	n := &vnode{id: v.ghostLast, mode: unix.S_IFREG, nlink: 1}
+	if isDir {
+		n.mode, n.nlink = unix.S_IFDIR, 2
+	}
+	v.nodes[n.id] = n
+	return n
+}
+
+// release drops a ghost that the kernel was never told of.
+func (v *view) release(n *vnode) {
+	if n == nil || !n.isGhost() {
+		return
+	}
+	v.mu.Lock()
+	if n.count == 0 {
+		delete(v.nodes, n.id)
+	}
+	v.mu.Unlock()
+}
+
+func (v *view) node(nodeid uint64) *vnode {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.nodes[nodeid]
+}
+
+// lookup returns what the guest's kernel may have cached for parent/name, and what
+// the name stood for before the events that are still to come.
+func (v *view) lookup(parent uint64, name string) (now, before *vnode) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.nodes[parent]
+	if p == nil {
+		return nil, nil
+	}
+	d := p.children[name]
+	if d == nil {
+		return nil, nil
+	}
+	if d.shadow != nil && v.nodes[d.shadow.id] == d.shadow {
+		return d.node, d.shadow
+	}
+	return d.node, d.node
+}
+
+// place returns a name by which the guest knows n.
+func (v *view) place(n *vnode) (parent uint64, name string, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(n.names) == 0 {
+		return 0, "", false
+	}
+	e := n.names[len(n.names)-1]
+	return e.parent.id, e.name, true
+}
+
+func (v *view) len() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.nodes) - 1
+}
+
+// dirs returns the nodeids of the directories that the guest knows, the root first.
+func (v *view) dirs() []uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ids := []uint64{rootID}
+	for id, n := range v.nodes {
+		if n.isDir() && id != rootID && id < stagingID && len(n.names) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// names returns what the guest knows in a directory.
+func (v *view) names(id uint64) map[string]*vnode {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := make(map[string]*vnode)
+	if n := v.nodes[id]; n != nil {
+		for name, d := range n.children {
+			if d.node != nil {
+				out[name] = d.node
+			}
+		}
+	}
+	return out
+}
+
+// depth returns how many directories are above id.
+func (v *view) depth(id uint64) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	depth := 0
+	for n := v.nodes[id]; n != nil && len(n.names) > 0; depth++ {
+		n = n.names[len(n.names)-1].parent
+	}
+	return depth
+}
