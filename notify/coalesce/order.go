@@ -1,0 +1,349 @@
+package coalesce
+
+import "github.com/heraldfs/heraldfs/notify"
+
+// maxHidden bounds the chain of lost renames that is looked for, and the
+// renames of one object that are compared.
+const (
+	maxHidden  = 8
+	maxCompare = 32
+)
+
+// read takes record k into account.
+func (m *merger) read(k int32) {
+	r, rec := &m.raws[k], &m.recs[k]
+	for _, dir := range [...]notify.Object{r.Dir, r.NewDir} {
+		if i, ok := m.index[dir]; ok && !dir.IsZero() {
+			m.objs[i].lastIn = k
+		}
+	}
+	switch {
+	case r.Mask&notify.Rename != 0:
+		m.readRename(k)
+	case rec.obj == none:
+	case r.Dir.IsZero() || aboutDir(r):
+		m.readNameless(k)
+	default:
+		m.readNamed(k)
+	}
+	if r.Mask&entryBits != 0 {
+		if !r.Dir.IsZero() {
+			m.changed[r.Dir] = k
+		}
+		if !r.NewDir.IsZero() {
+			m.changed[r.NewDir] = k
+		}
+	}
+	if rec.obj != none && r.Mask&^notify.IsDir != notify.Delete {
+		m.objs[rec.obj].lastLive = k
+	}
+}
+
+func (m *merger) readRename(k int32) {
+	r, rec := &m.raws[k], &m.recs[k]
+	if rec.obj == none {
+		return
+	}
+	from, to := entry{r.Dir, r.Name}, entry{r.NewDir, r.NewName}
+	if i := m.exchanged(k); i != none {
+		m.recs[i].twin, rec.skip = k, true
+	} else if o := &m.objs[rec.obj]; !r.Dir.IsZero() && !o.at.dir.IsZero() && o.at != from {
+		rec.before = m.findHidden(rec.obj, from, k)
+	}
+	o := &m.objs[rec.obj]
+	o.nRename++
+	o.verify = o.verify || o.nDelete > 0
+	rec.prev, o.renames = o.renames, k
+	if rec.skip {
+		o.over = false
+		m.leave(rec.obj, from)
+		m.put(rec.obj, to, k)
+		return
+	}
+	m.transfer(rec.obj, from, to, k)
+}
+
+// exchanged returns the RENAME that k undoes with another object, under
+// one hold of the locks of both directories.
+func (m *merger) exchanged(k int32) int32 {
+	r := &m.raws[k]
+	if r.Dir.IsZero() || r.NewDir.IsZero() {
+		return none
+	}
+	i, ok := m.changed[r.Dir]
+	if j, too := m.changed[r.NewDir]; !ok || !too || i != j {
+		return none
+	}
+	q := &m.raws[i]
+	o := &m.objs[m.recs[k].obj]
+	if q.Mask&notify.Rename == 0 || q.Pid != r.Pid || m.recs[i].skip || m.recs[i].twin != none ||
+		q.Object.IsZero() || q.Object == r.Object ||
+		q.Dir != r.NewDir || q.Name != r.NewName || q.NewDir != r.Dir || q.NewName != r.Name {
+		return none
+	}
+	if !o.at.dir.IsZero() && o.at != (entry{r.Dir, r.Name}) {
+		return none
+	}
+	return i
+}
+
+// readNameless handles what only the object itself was told.
+func (m *merger) readNameless(k int32) {
+	r, rec := &m.raws[k], &m.recs[k]
+	o := &m.objs[rec.obj]
+	if r.Mask&notify.Attrib != 0 && !o.over {
+		o.linkCount = true
+	}
+	if bits := r.Mask &^ notify.IsDir; bits&notify.DeleteSelf != 0 && bits != notify.DeleteSelf {
+		rec.late = notify.DeleteSelf
+		m.lates = append(m.lates, late{
+			rec: k, obj: rec.obj, bit: notify.DeleteSelf | r.Mask&notify.IsDir, lower: k, upper: none,
+			before: none, next: none, rank: -1,
+		})
+	}
+}
+
+func (m *merger) readNamed(k int32) {
+	r, rec := &m.raws[k], &m.recs[k]
+	o, at := &m.objs[rec.obj], entry{r.Dir, r.Name}
+	create, remove := r.Mask&notify.Create != 0, r.Mask&notify.Delete != 0
+	if create {
+		if was, ok := m.bound[at]; ok && was == rec.obj && remove {
+			rec.deleteFirst = true
+		} else if ok && was != rec.obj {
+			m.leaveHidden(was, at, k)
+		}
+		if o.nCreate > 0 || !o.at.dir.IsZero() && o.at != at {
+			o.linked = true
+		}
+		o.nCreate++
+		o.lastCreate = k
+		m.put(rec.obj, at, k)
+	}
+	if !remove {
+		return
+	}
+	o.nDelete++
+	switch {
+	case rec.deleteFirst:
+	case r.Mask&^notify.IsDir == notify.Delete:
+		if !o.at.dir.IsZero() && o.at != at {
+			rec.before = m.findHidden(rec.obj, at, k)
+		}
+		if was, ok := m.bound[at]; ok && was == rec.obj {
+			delete(m.bound, at)
+		}
+		o.removed = k
+		o.at = entry{}
+	default:
+		rec.late = notify.Delete
+		m.lates = append(m.lates, late{
+			rec: k, obj: rec.obj, bit: notify.Delete | r.Mask&notify.IsDir, at: at,
+			lower: k, upper: none, before: none, next: o.lates,
+		})
+		o.lates = int32(len(m.lates) - 1)
+		m.lateAt[at] = o.lates
+	}
+}
+
+// transfer records that o went from one entry to another with record k.
+func (m *merger) transfer(o int32, from, to entry, k int32) {
+	m.leave(o, from)
+	if to.dir.IsZero() {
+		m.objs[o].at = entry{}
+		return
+	}
+	if was, ok := m.bound[to]; ok && was != o {
+		m.objs[was].over = true
+		if m.objs[was].at == to {
+			m.objs[was].at = entry{}
+		}
+	}
+	m.put(o, to, k)
+}
+
+// leave records that o was renamed away from an entry.
+func (m *merger) leave(o int32, from entry) {
+	if was, ok := m.bound[from]; ok && was == o {
+		delete(m.bound, from)
+	}
+	for i := m.objs[o].lates; i != none; i = m.lates[i].next {
+		if m.lates[i].at == from {
+			m.lates[i].away = true
+		}
+	}
+}
+
+// put records that o appeared at an entry with record k.
+func (m *merger) put(o int32, at entry, k int32) {
+	if i, ok := m.lateAt[at]; ok && m.lates[i].obj != o {
+		if m.lates[i].upper == none {
+			m.lates[i].upper = k
+		}
+		delete(m.lateAt, at)
+	}
+	for i := m.objs[o].lates; i != none; i = m.lates[i].next {
+		if l := &m.lates[i]; l.at == at {
+			l.lower, l.upper, l.away = k, none, false
+			m.lateAt[at] = i
+		}
+	}
+	m.bound[at] = o
+	m.objs[o].at = at
+}
+
+// findHidden looks for the one chain of o's renames that leads from where it is
+// to an entry where record k found it, and carries it out before k.
+func (m *merger) findHidden(o int32, to entry, k int32) int32 {
+	ob := &m.objs[o]
+	if ob.linked {
+		return none
+	}
+	var chain [maxHidden]int32
+	n, at := 0, ob.at
+	for at != to {
+		next := m.onlyRename(o, at)
+		if n == maxHidden || next == none {
+			ob.linked = ob.linked || m.raws[k].Mask&notify.IsDir == 0
+			return none
+		}
+		chain[n] = next
+		n++
+		at = entry{m.raws[next].NewDir, m.raws[next].NewName}
+	}
+	head := none
+	for i := n - 1; i >= 0; i-- {
+		m.hidden = append(m.hidden, hidden{rec: chain[i], next: head})
+		head = int32(len(m.hidden) - 1)
+	}
+	for _, i := range chain[:n] {
+		q := &m.raws[i]
+		m.transfer(o, entry{q.Dir, q.Name}, entry{q.NewDir, q.NewName}, k)
+	}
+	return head
+}
+
+// leaveHidden carries out the rename of which record k, a CREATE at the same
+// entry, is the proof.
+func (m *merger) leaveHidden(o int32, at entry, k int32) {
+	if _, ok := m.lateAt[at]; ok || m.objs[o].linked || m.objs[o].at != at {
+		return
+	}
+	if i := m.onlyRename(o, at); i != none {
+		q := &m.raws[i]
+		m.recs[k].before = m.findHidden(o, entry{q.NewDir, q.NewName}, k)
+	}
+}
+
+// onlyRename returns the rename of o away from an entry, if there is but one, and
+// its other end is not known to be taken.
+func (m *merger) onlyRename(o int32, at entry) int32 {
+	found := none
+	n := 0
+	for i := m.objs[o].renames; i != none; i = m.recs[i].prev {
+		if n++; n > maxCompare {
+			return none
+		}
+		q := &m.raws[i]
+		if q.Dir != at.dir || q.Name != at.name {
+			continue
+		}
+		if found != none || q.NewDir.IsZero() || m.recs[i].skip || m.recs[i].twin != none {
+			return none
+		}
+		found = i
+	}
+	if found == none {
+		return none
+	}
+	if was, ok := m.bound[entry{m.raws[found].NewDir, m.raws[found].NewName}]; ok && was != o {
+		return none
+	}
+	return found
+}
+
+// place decides where the late operations are told.
+func (m *merger) place() {
+	for i := range m.lates {
+		l := &m.lates[i]
+		if l.bit&notify.DeleteSelf != 0 {
+			l.pos = max(l.rec, m.objs[l.obj].lastLive)
+			continue
+		}
+		m.placeDelete(l)
+	}
+	for i := range m.lates {
+		m.pushUp(int32(i))
+	}
+	m.sortLates()
+}
+
+func (m *merger) placeDelete(l *late) {
+	o, r := &m.objs[l.obj], &m.raws[l.rec]
+	dir := l.bit&notify.IsDir != 0
+	l.pos = l.lower
+	switch {
+	case l.away:
+		if !o.at.dir.IsZero() {
+			l.before = m.findHidden(l.obj, l.at, int32(len(m.raws)-1))
+		}
+		if l.before == none {
+			l.pos = l.rec
+			if r.Mask&notify.Create != 0 && !dir {
+				l.dropped, m.recs[l.rec].deleteFirst = true, true
+			}
+			return
+		}
+		l.pos = max(l.pos, o.lastLive)
+	case o.linked:
+		l.pos = max(l.pos, o.lastCreate)
+	default:
+		l.pos = max(l.pos, o.lastLive)
+	}
+	if dir {
+		l.pos = max(l.pos, o.lastIn)
+	}
+	l.pos = max(l.rec, min(l.pos, m.limitOf(l)))
+}
+
+// limitOf is the last record that l can be told behind: what takes its entry
+// or removes its directory, or a directory above, comes after it.
+func (m *merger) limitOf(l *late) int32 {
+	limit := int32(len(m.raws) - 1)
+	for range m.lates {
+		if l.upper != none {
+			limit = min(limit, l.upper-1)
+		}
+		i, ok := m.index[l.at.dir]
+		if !ok {
+			return limit
+		}
+		dir := &m.objs[i]
+		if dir.removed > l.rec {
+			limit = min(limit, dir.removed-1)
+		}
+		if dir.lates == none {
+			return limit
+		}
+		l = &m.lates[dir.lates]
+	}
+	return limit
+}
+
+// pushUp puts the removals of the directories above i behind it.
+func (m *merger) pushUp(i int32) {
+	for range m.lates {
+		child := &m.lates[i]
+		d, ok := m.index[child.at.dir]
+		if !ok || child.dropped || m.objs[d].lates == none {
+			return
+		}
+		i = m.objs[d].lates
+		parent := &m.lates[i]
+		if parent.pos < child.pos {
+			parent.pos, parent.rank = child.pos, child.rank+1
+		} else if parent.pos == child.pos {
+			parent.rank = max(parent.rank, child.rank+1)
+		}
+	}
+}
