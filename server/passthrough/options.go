@@ -1,0 +1,110 @@
+package passthrough
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+// HandleMode says whether nodes are reached by file handle or by a descriptor each.
+type HandleMode int
+
+const (
+	// HandlePrefer uses handles where they work.
+	HandlePrefer HandleMode = iota
+	// HandleNever holds a descriptor for each node. Handles are still
+	// what identifies objects, where there are any.
+	HandleNever
+	// HandleMandatory fails New where handles do not work, and lookups of objects
+	// that have none.
+	HandleMandatory
+)
+
+func (m HandleMode) String() string {
+	switch m {
+	case HandleNever:
+		return "never"
+	case HandleMandatory:
+		return "mandatory"
+	}
+	return "prefer"
+}
+
+// Options configures New. The zero value is a plain passthrough without caching.
+type Options struct {
+	FileHandles HandleMode
+
+	// How long the guest's kernel may keep names, attributes, and the absence of a name.
+	EntryTimeout    time.Duration
+	AttrTimeout     time.Duration
+	NegativeTimeout time.Duration
+
+	// ReadOnly refuses every change with EROFS.
+	ReadOnly bool
+
+	// NoOpendir answers OPENDIR with ENOSYS, after which the kernel opens
+	// directories without asking, and caches listings. It needs
+	// the capability that MountOptions asks for.
+	NoOpendir bool
+
+	// KeepCache keeps pages and listings over opens. Somebody has to invalidate them when the host changes.
+	KeepCache bool
+
+	// ForeignPids says that the pids in requests are not of our pid namespace (a virtual
+	// machine). Supplementary groups are then unknown, and the
+	// guest kernel's permission check is taken to have considered them.
+	ForeignPids bool
+
+	// MaxFDs bounds the cached descriptors of directories. 0 is a quarter of RLIMIT_NOFILE.
+	MaxFDs int
+
+	// Ledger, if not nil, is told of every change before it is made.
+	Ledger notify.Ledger
+	// Marker, if not nil, marks each directory before the guest knows it.
+	Marker notify.Marker
+	// Observer, if not nil, is told of entries that READDIRPLUS hands out.
+	Observer Observer
+	// Logger is where to log; nil discards.
+	Logger *slog.Logger
+}
+
+// Observer hears of lookup counts raised in the middle of a listing.
+type Observer interface {
+	// Entry is called before the READDIRPLUS reply goes out. child is
+	// valid during the call.
+	Entry(parent uint64, name string, child *fuse.EntryOut)
+}
+
+// MountOptions returns what fs wants from fuse.NewServer or
+// fuse.NewProtocolServer; the caller adds names, AllowOther and sizes. EnableAcl makes
+// the kernel check permissions (default_permissions), which fs relies on.
+func (fs *FS) MountOptions() fuse.MountOptions {
+	o := fuse.MountOptions{
+		Name:                     "heraldfs",
+		EnableLocks:              true,
+		EnableAcl:                true,
+		EnableSymlinkCaching:     fs.opts.KeepCache,
+		ExplicitDataCacheControl: fs.opts.KeepCache,
+		MaxWrite:                 1 << 20,
+		MaxBackground:            64,
+		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
+			fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_ASYNC_DIO | fuse.CAP_READDIRPLUS_AUTO |
+			fuse.CAP_HAS_EXPIRE_ONLY | fuse.CAP_HAS_RESEND,
+	}
+	if fs.opts.NoOpendir {
+		o.ExtraCapabilities |= fuse.CAP_NO_OPENDIR_SUPPORT
+	}
+	if os.Geteuid() == 0 {
+		o.Options = append(o.Options, "default_permissions")
+	}
+	if fs.opts.ReadOnly {
+		o.Options = append(o.Options, "ro")
+		o.DirectMountFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY
+	}
+	return o
+}

@@ -1,0 +1,191 @@
+package passthrough
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/sys"
+)
+
+// ref returns a descriptor of n with a reference for the caller. It is O_PATH, or
+// that of an open file. ESTALE: the object is gone.
+func (fs *FS) ref(n *node) (*sys.FD, error) {
+	if fd := n.held(); fd != nil {
+		return fd, nil
+	}
+	if n.mnt.fd == nil {
+		return nil, unix.ESTALE // forgotten meanwhile
+	}
+	raw, err := fs.openHandle(n, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		// The host may have unlinked it while it was being opened here.
+		if fd := n.held(); fd != nil {
+			return fd, nil
+		}
+		return nil, err
+	}
+	fd := sys.NewFD(raw)
+	if n.isDir() {
+		fd = fs.ring.add(n, fd)
+	}
+	return fd, nil
+}
+
+// held returns a descriptor that n has, or nil.
+func (n *node) held() *sys.FD {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.pin != nil && n.pin.Acquire():
+		return n.pin
+	case n.cached != nil && n.cached.Acquire():
+		n.used = true
+		return n.cached
+	}
+	for f := n.files; f != nil; f = f.next {
+		if f.fd.Acquire() {
+			return f.fd
+		}
+	}
+	return nil
+}
+
+// pinned returns n's pin with a reference, or nil.
+func (n *node) pinned() *sys.FD {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pin != nil && n.pin.Acquire() {
+		return n.pin
+	}
+	return nil
+}
+
+func (fs *FS) openHandle(n *node, flags int) (int, error) {
+	raw, err := sys.OpenByHandle(n.mnt.fd.Int(), n.obj, flags)
+	if err == unix.EMFILE || err == unix.ENFILE {
+		fs.ring.shrink()
+		raw, err = sys.OpenByHandle(n.mnt.fd.Int(), n.obj, flags)
+	}
+	return raw, err
+}
+
+// refNamed is ref, but the descriptor was opened by name where the name that n
+// was last seen under still leads to it: so that who watches the directory hears of what is
+// done through the descriptor.
+func (fs *FS) refNamed(n *node) (*sys.FD, error) {
+	if n.isDir() || n.mnt.fd == nil {
+		return fs.ref(n)
+	}
+	if fd := n.pinned(); fd != nil {
+		return fd, nil
+	}
+	if fd := fs.refHint(n); fd != nil {
+		return fd, nil
+	}
+	return fs.ref(n)
+}
+
+func (fs *FS) refHint(n *node) *sys.FD {
+	parent, name := n.hint()
+	if name == "" {
+		return nil
+	}
+	p := fs.nodes.get(parent)
+	if p == nil {
+		return nil
+	}
+	dir, err := fs.ref(p)
+	if err != nil {
+		return nil
+	}
+	defer dir.Release()
+	raw, err := fs.openPath(dir.Int(), name)
+	if err != nil {
+		return nil
+	}
+	if !n.is(raw) {
+		unix.Close(raw)
+		return nil
+	}
+	return sys.NewFD(raw)
+}
+
+// is reports whether fd refers to n's object on n's mount.
+func (n *node) is(fd int) bool {
+	var h sys.Handle
+	kind, id, err := sys.HandleOf(fd, &h)
+	return err == nil && kind != sys.HandleNone && id == n.mnt.id &&
+		h.Type == n.obj.Type && string(h.Bytes()) == n.obj.Handle
+}
+
+// known returns the node of what fd refers to, if the guest knows it. The lookup
+// count is not raised: the node may be forgotten at any time.
+func (fs *FS) known(p *node, fd int) *node {
+	var h sys.Handle
+	kind, id, err := sys.HandleOf(fd, &h)
+	if err != nil || kind == sys.HandleNone || id != p.mnt.id {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil
+	}
+	dev, err := fs.device(p.mnt, st.Dev, fd)
+	if err != nil {
+		return nil
+	}
+	n := fs.find(kind, &h, p.mnt, dev, &st)
+	if n != nil {
+		fs.Forget(n.id, 1)
+	}
+	return n
+}
+
+// pinVictim gives the object at dir/name, if the guest knows it and it is about to lose its
+// last name, a descriptor: it could not be opened by handle any more. undo is called when the
+// name was not removed after all.
+func (fs *FS) pinVictim(p *node, dir int, name string) (victim *node, undo func()) {
+	if !fs.handles {
+		return nil, nop
+	}
+	raw, err := fs.openPath(dir, name)
+	if err != nil {
+		return nil, nop
+	}
+	n := fs.known(p, raw)
+	if n == nil || n.mnt.fd == nil {
+		unix.Close(raw)
+		return n, nop
+	}
+	fd := sys.NewFD(raw)
+	if !n.setPin(fd) {
+		fd.Release()
+		return n, nop
+	}
+	return n, func() { n.dropPin(fd) }
+}
+
+// settlePin drops the pin of an object that still has a name.
+func (fs *FS) settlePin(n *node) {
+	if n == nil || n.mnt.fd == nil {
+		return
+	}
+	fd := n.pinned()
+	if fd == nil {
+		return
+	}
+	defer fd.Release()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd.Int(), &st); err == nil && st.Nlink > 0 && fs.openable(n) {
+		n.dropPin(fd)
+	}
+}
+
+// openable reports whether n could do without its pin.
+func (fs *FS) openable(n *node) bool {
+	raw, err := fs.openHandle(n, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return false
+	}
+	unix.Close(raw)
+	return true
+}
