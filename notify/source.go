@@ -28,6 +28,13 @@ type Source interface {
 	Close() error
 }
 
+// Barrier is a Source that can tell when it has caught up.
+type Barrier interface {
+	// Barrier returns when every record that the kernel had queued before the call has
+	// been emitted.
+	Barrier(ctx context.Context) error
+}
+
 // Marker is a Source that hears only of directories that were marked.
 type Marker interface {
 	// Mark asks for the events of the directory that fd (any descriptor,

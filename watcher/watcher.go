@@ -1,6 +1,7 @@
 package watcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,6 +55,15 @@ type Watcher struct {
 	HasPid bool
 }
 
+// Barrier is notify.Barrier's; every backend of Open has it.
+func (w *Watcher) Barrier(ctx context.Context) error {
+	b, ok := w.Source.(notify.Barrier)
+	if !ok {
+		return fmt.Errorf("barrier: %w by backend %s", notify.ErrNotSupported, w.Backend)
+	}
+	return b.Barrier(ctx)
+}
+
 // Open starts watching. Events are read by Run; what happens after Open (or after
 // Mark, where there is a Marker) is not missed.
 func Open(o Options) (*Watcher, error) {
@@ -94,7 +104,10 @@ func openFanotify(o Options) (*Watcher, error) {
 	}
 	w := &Watcher{Source: f, Backend: Fanotify, Why: "filesystem marks work on every file system", HasPid: true}
 	if f.InodeMarks() {
-		w.Backend, w.Why, w.Marker = FanotifyInode, f.Why(), f
+		w.Backend, w.Why, w.Marker = FanotifyInode, "inode marks asked for", f
+		if err := f.Refused(); err != nil {
+			w.Why = err.Error()
+		}
 	}
 	return w, nil
 }

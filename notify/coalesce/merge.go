@@ -64,6 +64,7 @@ type late struct {
 	lower    int32 // record that last put the object there
 	upper    int32 // first record that proves it gone; none: -1
 	away     bool  // the object was renamed away last
+	settled  bool  // upper is final
 	dropped  bool
 	before   int32 // hidden renames to tell first
 	pos      int32 // told behind this record

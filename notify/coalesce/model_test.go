@@ -161,14 +161,7 @@ func (m *model) rename(from, to entry, exchange bool) {
 	}
 }
 
-func (m *model) empty(dir notify.Object) bool {
-	for e := range m.tree {
-		if e.dir == dir {
-			return false
-		}
-	}
-	return true
-}
+func (m *model) empty(dir notify.Object) bool { return emptyIn(m.tree, dir) }
 
 // below reports whether dir is o or inside it.
 func (m *model) below(dir, o notify.Object) bool {
@@ -242,54 +235,61 @@ func (m *model) step(t *rapid.T, f features) {
 }
 
 // mergeQueue appends r to a fanotify queue as the kernel does: ORed into an
-// equal record at most back records ago, else at its end.
-func mergeQueue(queue []notify.Raw, r notify.Raw, back int) []notify.Raw {
+// equal record at most back records ago, else at its end. It reports whether r
+// repeated what the older record said already.
+func mergeQueue(queue []notify.Raw, r notify.Raw, back int) (q []notify.Raw, lost bool) {
 	const kind = notify.Rename | notify.IsDir
 	for i := len(queue) - 1; i >= 0 && len(queue)-i <= back; i-- {
 		old := queue[i]
 		if old.Mask&kind == r.Mask&kind && old.Pid == r.Pid && old.Dir == r.Dir && old.Name == r.Name &&
 			old.NewDir == r.NewDir && old.NewName == r.NewName && old.Object == r.Object {
+			lost = old.Mask|r.Mask == old.Mask
 			queue[i].Mask |= r.Mask
-			return queue
+			return queue, lost
 		}
 	}
-	return append(queue, r)
+	return append(queue, r), false
 }
 
 // replay carries events out on a tree. It returns the steps that were not possible.
 func replay(tree map[entry]notify.Object, events []notify.Event) (odd []notify.Event) {
+	gone := map[notify.Object]bool{}
 	for _, ev := range events {
 		from, to := entry{ev.Dir, ev.Name}, entry{ev.NewDir, ev.NewName}
 		was, ok := tree[from]
+		wrong := gone[ev.Dir] && ev.Op != notify.OpModify || gone[ev.NewDir]
 		switch ev.Op {
 		case notify.OpCreate:
-			if ok {
-				odd = append(odd, ev)
-			}
+			wrong = wrong || ok
 			tree[from] = ev.Object
 		case notify.OpDelete:
-			if was != ev.Object {
-				odd = append(odd, ev)
-			}
+			wrong = wrong || was != ev.Object || ev.IsDir && !emptyIn(tree, was)
+			gone[ev.Object] = ev.IsDir
 			delete(tree, from)
 		case notify.OpRename:
-			if was != ev.Object {
-				odd = append(odd, ev)
-			}
-			if !from.dir.IsZero() {
-				delete(tree, from)
-			}
-			if !to.dir.IsZero() {
-				tree[to] = ev.Object
-			}
+			wrong = wrong || was != ev.Object || !emptyIn(tree, tree[to])
+			delete(tree, from)
+			tree[to] = ev.Object
 		case notify.OpExchange:
-			if was != ev.Object {
-				odd = append(odd, ev)
-			}
+			wrong = wrong || was != ev.Object || tree[to].IsZero()
 			tree[from], tree[to] = tree[to], tree[from]
+		case notify.OpDeleteSelf:
+			gone[ev.Object] = ev.IsDir
+		}
+		if wrong {
+			odd = append(odd, ev)
 		}
 	}
 	return odd
+}
+
+func emptyIn(tree map[entry]notify.Object, dir notify.Object) bool {
+	for e := range tree {
+		if e.dir == dir {
+			return false
+		}
+	}
+	return true
 }
 
 // verify makes up the differences of the names that events say to look at.

@@ -51,6 +51,11 @@ func (m *merger) readRename(k int32) {
 		rec.before = m.findHidden(rec.obj, from, k)
 	}
 	o := &m.objs[rec.obj]
+	for l := o.lates; l != none && !r.Dir.IsZero(); l = m.lates[l].next {
+		if q := &m.lates[l]; q.at != from && !q.away && q.upper == none {
+			o.linked = true
+		}
+	}
 	o.nRename++
 	o.verify = o.verify || o.nDelete > 0
 	rec.prev, o.renames = o.renames, k
@@ -81,7 +86,7 @@ func (m *merger) exchanged(k int32) int32 {
 		q.Dir != r.NewDir || q.Name != r.NewName || q.NewDir != r.Dir || q.NewName != r.Name {
 		return none
 	}
-	if !o.at.dir.IsZero() && o.at != (entry{r.Dir, r.Name}) {
+	if !o.linked && !o.at.dir.IsZero() && o.at != (entry{r.Dir, r.Name}) {
 		return none
 	}
 	return i
@@ -98,8 +103,10 @@ func (m *merger) readNameless(k int32) {
 		rec.late = notify.DeleteSelf
 		m.lates = append(m.lates, late{
 			rec: k, obj: rec.obj, bit: notify.DeleteSelf | r.Mask&notify.IsDir, lower: k, upper: none,
-			before: none, next: none, rank: -1,
+			before: none, next: none,
 		})
+	} else if bits == notify.DeleteSelf && o.removed == none {
+		o.removed = k
 	}
 }
 
@@ -113,7 +120,7 @@ func (m *merger) readNamed(k int32) {
 		} else if ok && was != rec.obj {
 			m.leaveHidden(was, at, k)
 		}
-		if o.nCreate > 0 || !o.at.dir.IsZero() && o.at != at {
+		if o.nCreate > 0 || o.linkCount || !o.at.dir.IsZero() && o.at != at {
 			o.linked = true
 		}
 		o.nCreate++
@@ -133,7 +140,9 @@ func (m *merger) readNamed(k int32) {
 		if was, ok := m.bound[at]; ok && was == rec.obj {
 			delete(m.bound, at)
 		}
-		o.removed = k
+		if o.removed == none {
+			o.removed = k
+		}
 		o.at = entry{}
 	default:
 		rec.late = notify.Delete
@@ -183,9 +192,14 @@ func (m *merger) put(o int32, at entry, k int32) {
 		delete(m.lateAt, at)
 	}
 	for i := m.objs[o].lates; i != none; i = m.lates[i].next {
-		if l := &m.lates[i]; l.at == at {
+		switch l := &m.lates[i]; {
+		case l.at != at || l.settled:
+		case l.away || l.upper != none:
 			l.lower, l.upper, l.away = k, none, false
 			m.lateAt[at] = i
+		case l.rec != k:
+			// It cannot appear where it is: it was deleted in between.
+			l.upper, l.settled = k, true
 		}
 	}
 	m.bound[at] = o
@@ -265,17 +279,37 @@ func (m *merger) onlyRename(o int32, at entry) int32 {
 // place decides where the late operations are told.
 func (m *merger) place() {
 	for i := range m.lates {
-		l := &m.lates[i]
-		if l.bit&notify.DeleteSelf != 0 {
-			l.pos = max(l.rec, m.objs[l.obj].lastLive)
-			continue
+		if l := &m.lates[i]; l.bit&notify.Delete != 0 {
+			m.placeDelete(l)
 		}
-		m.placeDelete(l)
 	}
 	for i := range m.lates {
 		m.pushUp(int32(i))
 	}
+	for i := range m.lates {
+		if l := &m.lates[i]; l.bit&notify.DeleteSelf != 0 {
+			m.placeSelf(l)
+		}
+	}
 	m.sortLates()
+}
+
+// placeSelf puts a DELETE_SELF where the object's last DELETE is, if that is late,
+// else behind all that is known of the object. A directory's comes before its DELETE always.
+func (m *merger) placeSelf(l *late) {
+	o := &m.objs[l.obj]
+	l.pos = max(l.rec, o.lastLive)
+	if l.bit&notify.IsDir != 0 {
+		l.pos = max(l.pos, o.lastIn)
+		if o.removed != none {
+			l.pos = max(l.rec, min(l.pos, o.removed-1))
+		}
+	}
+	for i := o.lates; i != none; i = m.lates[i].next {
+		if d := &m.lates[i]; !d.dropped && d.pos >= l.pos {
+			l.pos, l.rank = d.pos, d.rank-1
+		}
+	}
 }
 
 func (m *merger) placeDelete(l *late) {
@@ -330,10 +364,14 @@ func (m *merger) limitOf(l *late) int32 {
 	return limit
 }
 
-// pushUp puts the removals of the directories above i behind it.
+// pushUp puts the removals of the directories above i behind it. Ranks are even, to leave
+// room for a DELETE_SELF before each.
 func (m *merger) pushUp(i int32) {
 	for range m.lates {
 		child := &m.lates[i]
+		if child.bit&notify.Delete == 0 {
+			return
+		}
 		d, ok := m.index[child.at.dir]
 		if !ok || child.dropped || m.objs[d].lates == none {
 			return
@@ -341,9 +379,9 @@ func (m *merger) pushUp(i int32) {
 		i = m.objs[d].lates
 		parent := &m.lates[i]
 		if parent.pos < child.pos {
-			parent.pos, parent.rank = child.pos, child.rank+1
+			parent.pos, parent.rank = child.pos, child.rank+2
 		} else if parent.pos == child.pos {
-			parent.rank = max(parent.rank, child.rank+1)
+			parent.rank = max(parent.rank, child.rank+2)
 		}
 	}
 }

@@ -40,12 +40,6 @@ type Notifier interface {
 	InvalEntry(parent uint64, name string, expireOnly bool) error
 }
 
-// Barrier is a Source that can tell when it has caught up.
-type Barrier interface {
-	// Barrier returns when every record that the kernel had queued before the call has been emitted.
-	Barrier(ctx context.Context) error
-}
-
 // drainedBatch is the length from which on a batch may be only a part of what the
 // source had to read.
 const drainedBatch = 1 << 14
@@ -161,7 +155,7 @@ func (r *Replayer) Deliver(events []notify.Event) error {
 
 // Sync implements notify.Delivery.
 func (r *Replayer) Sync(ctx context.Context) error {
-	if b, ok := r.cfg.Source.(Barrier); ok {
+	if b, ok := r.cfg.Source.(notify.Barrier); ok {
 		if err := b.Barrier(ctx); err != nil {
 			return err
 		}

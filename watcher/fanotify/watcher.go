@@ -49,7 +49,7 @@ type Watcher struct {
 	loop      *loop.Loop
 	inode     bool
 	forced    bool
-	why       string
+	refused   error
 	buf       []byte
 	parser    *parser
 
@@ -132,6 +132,9 @@ func (w *Watcher) Run(ctx context.Context, emit func([]notify.Event)) error {
 	return w.loop.Run(ctx, emit)
 }
 
+// Barrier is notify.Barrier's.
+func (w *Watcher) Barrier(ctx context.Context) error { return w.loop.Barrier(ctx) }
+
 // Close is notify.Source's. It waits for Run, so emit must not call it.
 func (w *Watcher) Close() error {
 	if w.loop.Close() {
@@ -143,8 +146,8 @@ func (w *Watcher) Close() error {
 // InodeMarks reports whether some directories are heard of only once they were marked.
 func (w *Watcher) InodeMarks() bool { return w.inode }
 
-// Why says in a few words what made the choice of marks; empty if nothing was refused.
-func (w *Watcher) Why() string { return w.why }
+// Refused is the first error that made InodeMarks true; nil if they were asked for.
+func (w *Watcher) Refused() error { return w.refused }
 
 func (w *Watcher) free() {
 	w.mu.Lock()

@@ -100,6 +100,9 @@ func (w *Watcher) Run(ctx context.Context, emit func([]notify.Event)) error {
 	return w.loop.Run(ctx, emit)
 }
 
+// Barrier is notify.Barrier's.
+func (w *Watcher) Barrier(ctx context.Context) error { return w.loop.Barrier(ctx) }
+
 // Close is notify.Source's. It waits for Run, so emit must not call it.
 func (w *Watcher) Close() error {
 	if !w.loop.Close() {

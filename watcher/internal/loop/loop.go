@@ -63,6 +63,8 @@ type Loop struct {
 	owed      bool // something was read since emit last heard of the queue's end
 	mountsDue bool
 
+	barriers barriers
+
 	mu      sync.Mutex
 	closed  bool
 	running bool
@@ -104,12 +106,14 @@ func (l *Loop) Run(ctx context.Context, emit func([]notify.Event)) error {
 	done := make(chan struct{})
 	l.done = done
 	l.mu.Unlock()
+	l.barriers.start()
 	stop := context.AfterFunc(ctx, l.Wake)
 	defer func() {
 		stop()
 		l.mu.Lock()
 		l.running = false
 		l.mu.Unlock()
+		l.barriers.end()
 		close(done)
 	}()
 
@@ -118,12 +122,16 @@ func (l *Loop) Run(ctx context.Context, emit func([]notify.Event)) error {
 	for ctx.Err() == nil && !l.isClosed() {
 		var empty bool
 		var err error
+		l.barriers.begin()
 		raws, events, empty, err = l.turn(raws[:0], events[:0])
 		if err != nil {
 			return err
 		}
 		if len(events) > 0 || (empty && l.owed) {
 			emit(events)
+		}
+		if empty && l.coalescer.Deadline().IsZero() {
+			l.barriers.reached()
 		}
 		if !empty {
 			continue
