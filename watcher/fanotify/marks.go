@@ -16,11 +16,11 @@ import (
 // turns to inode marks where one is refused.
 func (w *Watcher) markFilesystems(force bool) error {
 	if force {
-		w.inode, w.forced, w.why = true, true, "inode marks asked for"
+		w.inode, w.forced = true, true
 		return w.tryInode()
 	}
 	if err := w.markFilesystem(w.rootFd, "."); err != nil {
-		w.inode, w.why = true, fmt.Sprintf("no filesystem mark on the root: %v", err)
+		w.refuse(fmt.Errorf("no filesystem mark on the root: %w", err))
 		if err := w.tryInode(); err != nil {
 			return err
 		}
@@ -30,13 +30,18 @@ func (w *Watcher) markFilesystems(force bool) error {
 		if err == nil {
 			continue
 		}
-		if w.why == "" {
-			w.why = fmt.Sprintf("no filesystem mark on %s (%s): %v", m.Path, m.FSType, err)
-		}
-		w.inode = true
+		w.refuse(fmt.Errorf("no filesystem mark on %s (%s): %w", m.Path, m.FSType, err))
 		w.log.Debug("filesystem mark refused", "path", m.Path, "type", m.FSType, "error", err)
 	}
 	return nil
+}
+
+// refuse turns to inode marks; the first reason is kept.
+func (w *Watcher) refuse(err error) {
+	w.inode = true
+	if w.refused == nil {
+		w.refused = err
+	}
 }
 
 // tryInode finds out whether the root takes an inode mark at all.
