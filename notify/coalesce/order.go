@@ -115,12 +115,13 @@ func (m *merger) readNamed(k int32) {
 	o, at := &m.objs[rec.obj], entry{r.Dir, r.Name}
 	create, remove := r.Mask&notify.Create != 0, r.Mask&notify.Delete != 0
 	if create {
-		if was, ok := m.bound[at]; ok && was == rec.obj && remove {
-			rec.deleteFirst = true
-		} else if ok && was != rec.obj {
+		was, taken := m.bound[at]
+		again := taken && was == rec.obj
+		rec.deleteFirst = again && remove
+		if taken && !again {
 			m.leaveHidden(was, at, k)
 		}
-		if o.nCreate > 0 || o.linkCount || !o.at.dir.IsZero() && o.at != at {
+		if again || o.nCreate > 0 || o.linkCount || !o.at.dir.IsZero() && o.at != at {
 			o.linked = true
 		}
 		o.nCreate++
@@ -186,8 +187,10 @@ func (m *merger) leave(o int32, from entry) {
 // put records that o appeared at an entry with record k.
 func (m *merger) put(o int32, at entry, k int32) {
 	if i, ok := m.lateAt[at]; ok && m.lates[i].obj != o {
-		if m.lates[i].upper == none {
-			m.lates[i].upper = k
+		if l := &m.lates[i]; l.upper == none {
+			l.upper = k
+			// A rename can overwrite, but a CREATE found the entry empty.
+			l.settled = !l.away && m.recs[k].obj == o && m.raws[k].Mask&notify.Create != 0
 		}
 		delete(m.lateAt, at)
 	}
