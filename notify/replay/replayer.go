@@ -33,6 +33,13 @@ type Tree interface {
 	Names(nodeid uint64, yield func(name string) bool) error
 }
 
+// hinted is a Tree that likes to hear what the host did: Moved where an object is
+// now, Drop that a directory is gone and should not be held open.
+type hinted interface {
+	Moved(obj, dir notify.Object, name string)
+	Drop(obj notify.Object)
+}
+
 // Notifier drops what the guest's kernel has cached. Its errors are those of
 // package fusenotify: "not cached" is none that matters.
 type Notifier interface {
@@ -73,6 +80,7 @@ type Replayer struct {
 	cfg   Config
 	fs    *FS
 	tree  Tree
+	hints hinted
 	view  *view
 	mask  notify.Mask
 	stats *Stats
@@ -112,6 +120,7 @@ func New(cfg Config) *Replayer {
 		stats: &cfg.FS.stats, log: cfg.Logger, q: newQueue(cfg.QueueLimit),
 		dirs: newDirCache(cfg.FS), started: make(chan struct{}),
 	}
+	r.hints, _ = cfg.Tree.(hinted)
 	r.links.init()
 	r.opens.init()
 	r.drainedAt = time.Now()
@@ -177,9 +186,15 @@ func (r *Replayer) emit(events []notify.Event) {
 	kept := r.emitKept[:0]
 	for i := range events {
 		ev := events[i]
-		if ev.Op == notify.OpOverflow {
+		switch {
+		case ev.Op == notify.OpOverflow:
 			// Everything up to the last time the queue was empty has come.
 			ev.Time = r.drainedAt
+		case r.hints == nil || ev.Object.IsZero():
+		case ev.Op == notify.OpDelete && ev.IsDir:
+			r.hints.Drop(ev.Object)
+		case ev.Op == notify.OpRename && !ev.NewDir.IsZero():
+			r.hints.Moved(ev.Object, ev.NewDir, ev.NewName)
 		}
 		if r.interesting(&ev) {
 			kept = append(kept, ev)

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/mountopt"
+	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/echo"
+	"github.com/heraldfs/heraldfs/server/fusedev"
+	"github.com/heraldfs/heraldfs/server/guest"
+	"github.com/heraldfs/heraldfs/server/passthrough"
+	"github.com/heraldfs/heraldfs/watcher"
+)
+
+// mountFlags are the flags of `heraldfs mount`. Each can also stand in -o by its
+// name without dashes.
+type mountFlags struct {
+	daemon             bool
+	notify             string
+	mask               string
+	cacheTimeout       time.Duration
+	watcher            string
+	fileHandles        string
+	readOnly           bool
+	allowOther         bool
+	defaultPermissions bool
+	fsname             string
+	options            []string
+	log                logFlags
+
+	set  *pflag.FlagSet
+	opts mountopt.Options
+}
+
+func newMountCommand() *cobra.Command {
+	var f mountFlags
+	cmd := &cobra.Command{
+		Use:   "mount [flags] SOURCE MOUNTPOINT",
+		Short: "Mount SOURCE so that watchers in the mount hear what happens to it from outside",
+		Long: `Mount the directory SOURCE on the directory MOUNTPOINT. The mount shows SOURCE as it is, and every
+inotify or fanotify watcher in it hears what other processes do to SOURCE, as on a native bind mount.
+Bind MOUNTPOINT into a container or chroot to give it to a guest.
+
+Stays in the foreground; SIGINT and SIGTERM unmount cleanly. As root, other users may enter
+(allow_other) and the kernel checks permissions (default_permissions).`,
+		Example: `  # show ./src to a container, with events
+  heraldfs mount ./src /srv/guest/src
+
+  # return when mounted; end with: heraldfs umount /mnt
+  heraldfs mount --daemon /data /mnt
+
+  # without events: a plain passthrough with short cache times
+  heraldfs mount --notify=off /data /mnt
+
+  # only deletes and renames are heard
+  heraldfs mount --mask=delete,move /data /mnt
+
+  # through mount(8), and as a line of /etc/fstab
+  mount -t fuse.heraldfs /data /mnt -o ro,noexec
+  /data  /mnt  fuse.heraldfs  defaults,nofail  0 0`,
+		Args: exactArgs(2, "SOURCE and MOUNTPOINT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(cmd.Context(), args[0], args[1])
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *mountFlags) register(fs *pflag.FlagSet) {
+	f.set = fs
+	root := os.Geteuid() == 0
+	fs.BoolVarP(&f.daemon, "daemon", "d", false, "return when mounted, and serve in the background")
+	fs.StringVar(&f.notify, "notify", "on", "deliver host events to the guest's watchers: on or off")
+	fs.StringVarP(&f.mask, "mask", "e", "default", "events that are delivered, comma separated: create, delete, modify, attrib, move,\nclose_write, open, close_nowrite, access, default (all but the last three), all")
+	fs.DurationVar(&f.cacheTimeout, "cache-timeout", 0, "how long the guest's kernel may keep names and attributes\n(default 1h with events, 1s without)")
+	fs.StringVar(&f.watcher, "watcher", watcher.Auto, "how changes of SOURCE are heard of: auto, fanotify or inotify")
+	fs.StringVar(&f.fileHandles, "inode-file-handles", "prefer", "reach files by handle instead of by open descriptor: never, prefer or mandatory")
+	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "mount read-only")
+	fs.BoolVar(&f.allowOther, "allow-other", root, "let users other than the mounting one in")
+	fs.BoolVar(&f.defaultPermissions, "default-permissions", root, "let the kernel check file modes and ACLs")
+	fs.StringVar(&f.fsname, "fsname", "", "first field of /proc/mounts (default SOURCE)")
+	fs.StringArrayVarP(&f.options, "options", "o", nil, "mount options as of mount(8), comma separated; the long flags above can\nstand here too, as in -o notify=off,mask=delete")
+	f.log.register(fs)
+}
+
+// fromOptions applies -o lists on top of the flags.
+func (f *mountFlags) fromOptions() error {
+	own := make(map[string]bool)
+	f.set.VisitAll(func(fl *pflag.Flag) { own[fl.Name] = fl.Name != "options" && fl.Name != "help" })
+	for _, list := range f.options {
+		if err := f.opts.Parse(list, own); err != nil {
+			return err
+		}
+	}
+	for _, p := range f.opts.Pairs {
+		if err := f.set.Set(p[0], p[1]); err != nil {
+			return fmt.Errorf("mount option %s=%s: %w", p[0], p[1], err)
+		}
+	}
+	f.readOnly = f.readOnly || f.opts.ReadOnly
+	if v := f.opts.AllowOther; v != nil {
+		f.allowOther = *v
+	}
+	if v := f.opts.DefaultPermissions; v != nil {
+		f.defaultPermissions = *v
+	}
+	if f.opts.FSName != "" {
+		f.fsname = f.opts.FSName
+	}
+	return nil
+}
+
+func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
+	if err := f.fromOptions(); err != nil {
+		return err
+	}
+	src, err := checkSource(source)
+	if err != nil {
+		return err
+	}
+	point, err := filepath.Abs(mountpoint)
+	if err != nil {
+		return err
+	}
+	if f.daemon && os.Getenv(readyEnv) == "" {
+		return daemonize()
+	}
+	logger, closeLog, err := f.log.open(f.daemon)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	if f.daemon {
+		// Keep no directory of the caller's busy.
+		if err := os.Chdir("/"); err != nil {
+			return err
+		}
+	}
+	opts, err := f.guestOptions(src, point, logger)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	g, err := guest.Mount(opts)
+	if err != nil {
+		if opts.Events != nil {
+			opts.Events.Close()
+		}
+		return err
+	}
+	go func() {
+		select {
+		case <-g.Ready():
+			logger.Info("mounted", "source", src, "mountpoint", point)
+			reportReady(nil)
+			daemon.SdNotify(false, daemon.SdNotifyReady)
+		case <-ctx.Done():
+		}
+		<-ctx.Done()
+		daemon.SdNotify(false, daemon.SdNotifyStopping)
+	}()
+	if err := g.Run(ctx); err != nil {
+		return fmt.Errorf("mount %s: %w", point, err)
+	}
+	logger.Info("unmounted", "mountpoint", point)
+	return nil
+}
+
+func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest.Options, error) {
+	o := guest.Options{Source: src, Mountpoint: point, CacheTimeout: f.cacheTimeout, Logger: logger}
+	if f.cacheTimeout < 0 {
+		return o, fmt.Errorf("--cache-timeout %s: give a time such as 30s or 1h", f.cacheTimeout)
+	}
+	mask, bad := notify.ParseMask(f.mask)
+	if bad != "" || mask == 0 {
+		return o, fmt.Errorf("--mask: unknown event %q; known are create, delete, modify, attrib, move, close_write, open, close_nowrite, access, default, all", bad)
+	}
+	o.Mask = mask
+	switch f.fileHandles {
+	case "never":
+		o.FileHandles = passthrough.HandleNever
+	case "prefer":
+		o.FileHandles = passthrough.HandlePrefer
+	case "mandatory":
+		o.FileHandles = passthrough.HandleMandatory
+	default:
+		return o, fmt.Errorf("--inode-file-handles %q: give never, prefer or mandatory", f.fileHandles)
+	}
+	fsname := f.fsname
+	if fsname == "" {
+		fsname = src
+	}
+	o.Device = fusedev.Options{
+		FSName: fsname, Subtype: "heraldfs", AllowOther: f.allowOther, DefaultPermissions: f.defaultPermissions,
+		ReadOnly: f.readOnly, Flags: f.opts.Flags, Suid: f.opts.Suid, Dev: f.opts.Dev, ExtraData: f.opts.Data,
+	}
+	switch f.notify {
+	case "off", "false", "no", "0":
+		return o, nil
+	case "on", "true", "yes", "1":
+	default:
+		return o, fmt.Errorf("--notify %q: give on or off", f.notify)
+	}
+	if strings.HasPrefix(point+"/", src+"/") {
+		// Watching a tree that contains the mount itself is fine: the watcher passes
+		// over it, and the file system does not descend into it.
+		logger.Debug("the mount point is inside of SOURCE", "mountpoint", point)
+	}
+	ledger := echo.New(echo.Options{})
+	w, err := watcher.Open(watcher.Options{
+		Root: src, Backend: f.watcher, Mask: mask | cohereMask, DropPid: os.Getpid(), Ledger: ledger, Logger: logger,
+	})
+	if err != nil {
+		return o, fmt.Errorf("watch %s: %w (heraldfs doctor %s says what works here; --notify=off mounts without events)", src, err, src)
+	}
+	o.Events, o.Marker = w, w.Marker
+	if !w.HasPid {
+		o.Ledger = ledger
+	}
+	return o, nil
+}
+
+// cohereMask is what caches need to hear of even if nobody wants it delivered.
+const cohereMask = notify.DefaultMask
+
+func checkSource(source string) (string, error) {
+	abs, err := filepath.Abs(source)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return "", fmt.Errorf("source %s: %w; give a directory that exists", source, errors.Unwrap(err))
+	}
+	st, err := os.Stat(real)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("source: %w", err)
+	case !st.IsDir():
+		return "", fmt.Errorf("source %s: not a directory; heraldfs shares directories", source)
+	}
+	return real, nil
+}
+
+func exactArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("%s needs %s, got %d argument(s); see `%s --help`", cmd.CommandPath(), what, len(args), cmd.CommandPath())
+		}
+		return nil
+	}
+}

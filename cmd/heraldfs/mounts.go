@@ -1,0 +1,47 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+const mountType = "fuse.heraldfs"
+
+// findMount returns the heraldfs mount whose mount point is path.
+func findMount(path string) (*mountinfo.Info, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	// The last component is not resolved if its server is dead.
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
+	}
+	if abs != "/" {
+		abs = filepath.Join(dir, filepath.Base(abs))
+	}
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		abs = real
+	}
+	found, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	if len(found) == 0 {
+		if err := unix.Access(abs, unix.F_OK); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return nil, fmt.Errorf("%s: nothing is mounted here; `findmnt -t %s` lists the heraldfs mounts", path, mountType)
+	}
+	// Of several on one point the last is the visible one.
+	m := found[len(found)-1]
+	if m.FSType != mountType {
+		return nil, fmt.Errorf("%s: a %s file system is mounted here, not heraldfs", path, m.FSType)
+	}
+	return m, nil
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+func newUmountCommand() *cobra.Command {
+	var lazy bool
+	cmd := &cobra.Command{
+		Use:     "umount [flags] MOUNTPOINT...",
+		Aliases: []string{"unmount"},
+		Short:   "Unmount heraldfs mounts; also those whose daemon is dead",
+		Example: `  heraldfs umount /mnt
+
+  # take it off even if it is in use; it ends when its last user does
+  heraldfs umount --lazy /mnt`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("%s needs a MOUNTPOINT; see `%s --help`", cmd.CommandPath(), cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var errs []error
+			for _, path := range args {
+				errs = append(errs, umount(path, lazy))
+			}
+			return errors.Join(errs...)
+		},
+	}
+	cmd.Flags().BoolVarP(&lazy, "lazy", "l", false, "detach now, even if in use")
+	return cmd
+}
+
+// umount takes one mount off and waits until the mount table shows it.
+func umount(path string, lazy bool) error {
+	m, err := findMount(path)
+	if err != nil {
+		return err
+	}
+	if err := umountAt(m.Mountpoint, lazy); err != nil {
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("umount %s: it is in use (`fuser -vm %s` says by whom); close that, or use --lazy", path, path)
+		}
+		return fmt.Errorf("umount %s: %w", path, err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		now, err := findMount(path)
+		if err != nil || now.ID != m.ID {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("umount %s: still mounted", path)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func umountAt(point string, lazy bool) error {
+	if os.Geteuid() == 0 {
+		flags := unix.UMOUNT_NOFOLLOW
+		if lazy {
+			flags |= unix.MNT_DETACH
+		}
+		return unix.Unmount(point, flags)
+	}
+	args := []string{"-u"}
+	if lazy {
+		args = append(args, "-z")
+	}
+	for _, helper := range []string{"fusermount3", "fusermount"} {
+		path, err := exec.LookPath(helper)
+		if err != nil {
+			continue
+		}
+		out, err := exec.Command(path, append(args, "--", point)...).CombinedOutput()
+		text := strings.TrimSpace(string(out))
+		switch {
+		case err == nil:
+			return nil
+		case strings.Contains(text, "busy"):
+			return unix.EBUSY
+		}
+		return fmt.Errorf("%s: %s", helper, text)
+	}
+	return errors.New("fusermount3 is missing; install the package fuse3, or unmount as root")
+}

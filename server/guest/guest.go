@@ -1,0 +1,184 @@
+// Package guest puts a guest mount together: the passthrough file system, its
+// device connection, and the replay of host events.
+//
+// # Life cycle
+//
+//	Mount: file system, mount(2)
+//	Run:   serve -> INIT answered -> private root -> replayer started -> Ready
+//	       ... until ctx ends, somebody unmounts, or a part fails
+//	       -> replayer ended, its descriptors closed -> unmounted -> served to the end
+//
+// A replayer that fails takes the mount with it: caches without a time limit and
+// without events would be silently wrong.
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/replay"
+	"github.com/heraldfs/heraldfs/server/fusedev"
+	"github.com/heraldfs/heraldfs/server/passthrough"
+)
+
+// Default cache times: with events pushed they only bound what a bug could
+// do; without, they are what other passthrough file systems use.
+const (
+	NotifyCache = time.Hour
+	PlainCache  = time.Second
+)
+
+// Options say what to mount where. Source and Mountpoint are required.
+type Options struct {
+	Source, Mountpoint string
+	// Events is the host's event stream; nil mounts a plain passthrough.
+	Events notify.Source
+	// Marker is told which directories the guest knows, where Events needs that.
+	Marker notify.Marker
+	// Ledger is told what the mount does to Source, where Events has no pid.
+	Ledger notify.Ledger
+	// Mask is what the guest's watchers hear; 0 is notify.DefaultMask.
+	Mask notify.Mask
+	// CacheTimeout is how long the guest's kernel may keep entries and attributes; 0
+	// is NotifyCache or PlainCache.
+	CacheTimeout time.Duration
+	FileHandles  passthrough.HandleMode
+	// Device says how to mount; its Fuse field is filled here.
+	Device fusedev.Options
+	Logger *slog.Logger
+}
+
+// Guest is a guest mount.
+type Guest struct {
+	opts   Options
+	fs     *passthrough.FS
+	replay *replay.FS
+	conn   *fusedev.Conn
+	log    *slog.Logger
+
+	ready     chan struct{}
+	readyOnce sync.Once
+}
+
+// lateObserver lets the passthrough file system be made before what observes it.
+type lateObserver struct{ passthrough.Observer }
+
+// Mount makes the mount; requests wait until Run.
+func Mount(o Options) (*Guest, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CacheTimeout == 0 {
+		o.CacheTimeout = PlainCache
+		if o.Events != nil {
+			o.CacheTimeout = NotifyCache
+		}
+	}
+	late := &lateObserver{}
+	fs, err := passthrough.New(o.Source, passthrough.Options{
+		FileHandles: o.FileHandles, EntryTimeout: o.CacheTimeout, AttrTimeout: o.CacheTimeout,
+		NegativeTimeout: o.CacheTimeout, ReadOnly: o.Device.ReadOnly, NoOpendir: o.Events != nil,
+		KeepCache: o.Events != nil, Ledger: o.Ledger, Marker: o.Marker, Observer: late, Logger: o.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g := &Guest{opts: o, fs: fs, replay: replay.NewFS(fs), log: o.Logger, ready: make(chan struct{})}
+	late.Observer = g.replay
+	dev := o.Device
+	dev.Fuse = fs.MountOptions()
+	dev.Logger = o.Logger
+	if g.conn, err = fusedev.Mount(o.Mountpoint, g.replay, dev); err != nil {
+		return nil, errors.Join(err, fs.Close())
+	}
+	return g, nil
+}
+
+// Ready is closed when the mount can be used and no later change is missed.
+func (g *Guest) Ready() <-chan struct{} { return g.ready }
+
+// Stats returns the replay's live counters.
+func (g *Guest) Stats() *replay.Stats { return g.replay.Stats() }
+
+// Close ends a mount that Run was not called for.
+func (g *Guest) Close() error { return errors.Join(g.conn.Close(), g.fs.Close()) }
+
+// Run serves until ctx ends or somebody unmounts; both are no error.
+func (g *Guest) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	serveCtx, stopServing := context.WithCancel(context.Background())
+	defer stopServing()
+	go func() { served <- g.conn.Serve(serveCtx) }()
+	err := g.follow(ctx)
+	if uerr := g.conn.Close(); uerr != nil && !errors.Is(uerr, notify.ErrClosed) {
+		err = errors.Join(err, fmt.Errorf("unmount %s: %w", g.opts.Mountpoint, uerr))
+	}
+	stopServing()
+	return errors.Join(err, <-served, g.fs.Close())
+}
+
+// follow replays events until there is a reason to stop.
+func (g *Guest) follow(ctx context.Context) error {
+	if err := g.conn.WaitReady(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if g.opts.Events == nil {
+		g.readyOnce.Do(func() { close(g.ready) })
+		select {
+		case <-ctx.Done():
+		case <-g.conn.Unmounted():
+		}
+		return nil
+	}
+	cfg := replay.Config{
+		FS: g.replay, Tree: g.fs, Notify: g.conn.Notify(), Source: g.opts.Events,
+		Mask: g.opts.Mask, Logger: g.log, OpenRoot: g.openRoot,
+	}
+	root, err := g.conn.PrivateRoot()
+	switch {
+	case err == nil:
+		cfg.Root = root
+		defer unix.Close(root)
+	case errors.Is(err, notify.ErrNotSupported):
+		g.log.Debug("replaying on the visible mount", slog.Any("reason", err))
+	default:
+		return err
+	}
+	r := replay.New(cfg)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	select {
+	case <-r.Started():
+		g.readyOnce.Do(func() { close(g.ready) })
+	case err := <-done:
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-g.conn.Unmounted():
+	case err := <-done:
+		if err == nil {
+			err = errors.New("the event stream ended")
+		}
+		return err
+	}
+	cancel()
+	return <-done
+}
+
+// openRoot opens the visible mount for a moment.
+func (g *Guest) openRoot() (int, error) {
+	return unix.Open(g.conn.Mountpoint(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}

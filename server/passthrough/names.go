@@ -1,0 +1,29 @@
+package passthrough
+
+// Names calls yield with every name in a directory that the guest knows, "." and ".."
+// left out, until it returns false.
+func (fs *FS) Names(nodeid uint64, yield func(name string) bool) error {
+	n, err := fs.node(nodeid)
+	if err != nil {
+		return err
+	}
+	s, err := fs.openStream(n)
+	if err != nil {
+		return err
+	}
+	defer s.fd.Release()
+	_, err = s.each(0, func(d *dirent) bool {
+		name := string(d.name)
+		return name == "." || name == ".." || yield(name)
+	})
+	return err
+}
+
+// MountID tells nodes of one file system apart that are seen through several
+// mounts: equal numbers are the same mount.
+func (fs *FS) MountID(nodeid uint64) uint64 {
+	if n := fs.nodes.get(nodeid); n != nil {
+		return n.mnt.id
+	}
+	return 0
+}
