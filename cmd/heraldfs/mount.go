@@ -228,7 +228,7 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	if err != nil {
 		return o, fmt.Errorf("watch %s: %w (heraldfs doctor %s says what works here; --notify=off mounts without events)", src, err, src)
 	}
-	o.Events, o.Marker = w, w.Marker
+	o.Events, o.Marker, o.Bounded = w, w.Marker, w.Backend == watcher.Inotify
 	if !w.HasPid {
 		o.Ledger = ledger
 	}

@@ -213,18 +213,22 @@ func (d *diff) dir(r *Replayer, id uint64) {
 	seen := r.view.names(id)
 	if alive {
 		r.note(r.cfg.Notify.InvalInode(id, 0, 0))
-		r.tree.Names(id, func(name string) bool {
+		r.tree.Names(id, func(name string, _ bool) bool {
 			d.entry(r, id, obj, name, seen, touched, depth)
 			delete(seen, name)
 			return true
 		})
 	}
-	for name, n := range seen {
-		d.gone = append(d.gone, found{id, name, n.id, n.isDir(), depth})
+	for name, s := range seen {
+		g := found{parent: id, name: name, isDir: s.isDir, depth: depth}
+		if s.node != nil {
+			g.node = s.node.id
+		}
+		d.gone = append(d.gone, g)
 	}
 }
 
-func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, seen map[string]*vnode, touched bool, depth int) {
+func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, seen map[string]seenName, touched bool, depth int) {
 	var out fuse.EntryOut
 	if !r.tree.Obtain(notify.Object{}, id, name, &out).Ok() {
 		return
@@ -241,8 +245,14 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 	tell := func(op notify.Op) {
 		d.changed = append(d.changed, notify.Event{Op: op, Dir: obj, Name: name, Object: child, IsDir: isDir})
 	}
-	switch n := seen[name]; {
-	case n != nil && n.id == out.NodeId:
+	was, known := seen[name]
+	n := was.node
+	if known && n == nil && (changed || written) {
+		// Only ever listed: it may be another one by now, but nobody holds the old one.
+		r.note(r.cfg.Notify.InvalEntry(id, name, true))
+	}
+	switch {
+	case n != nil && n.id == out.NodeId || known && n == nil:
 		if !changed {
 			return
 		}

@@ -30,7 +30,7 @@ type Tree interface {
 	// Locate tells where a directory is now on the host.
 	Locate(obj notify.Object) (parent notify.Object, name string, err error)
 	// Names calls yield for every name in the directory, "." and ".." left out.
-	Names(nodeid uint64, yield func(name string) bool) error
+	Names(nodeid uint64, yield func(name string, isDir bool) bool) error
 }
 
 // hinted is a Tree that likes to hear what the host did: Moved where an object is
@@ -72,7 +72,10 @@ type Config struct {
 	// PairWait is how long an ATTRIB without a name waits for the link or unlink
 	// that caused it; zero means two milliseconds.
 	PairWait time.Duration
-	Logger   *slog.Logger
+	// Bounded says that the source's queue can overflow: the names of known
+	// directories are remembered, so that what was lost can be made up.
+	Bounded bool
+	Logger  *slog.Logger
 }
 
 // Replayer makes the guest's watchers hear the events of a Source.
@@ -136,6 +139,13 @@ func (r *Replayer) Run(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, r.q.close)
 	defer stop()
+	if r.cfg.Bounded {
+		snaps := newSnapshots(r.tree, r.view)
+		var listing sync.WaitGroup
+		listing.Go(snaps.run)
+		defer listing.Wait()
+		defer snaps.close()
+	}
 	sourceErr := make(chan error, 1)
 	go func() {
 		err := r.cfg.Source.Run(ctx, r.emit)

@@ -45,7 +45,12 @@ type edge struct {
 // that are still to come are about that one.
 type dentry struct {
 	node, shadow *vnode
+	// listed says that the name was there when the directory was listed, or came
+	// by an event since; only kept where the source can lose events.
+	listed, listedDir bool
 }
+
+func (d *dentry) empty() bool { return d.node == nil && d.shadow == nil && !d.listed }
 
 // view is the guest kernel's dentry tree as far as the server can know it: what it
 // answered, less what the kernel forgot. The kernel may drop a dentry without a
@@ -55,6 +60,8 @@ type view struct {
 	nodes     map[uint64]*vnode
 	ghostLast uint64
 	marks     tombstones
+	// onDir, if set, is called with each directory that becomes known. It must not block.
+	onDir func(id uint64)
 }
 
 func newView() *view {
@@ -84,6 +91,9 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 	}
 	n.mode = out.Attr.Mode & unix.S_IFMT
 	n.nlink = out.Attr.Nlink
+	if n.count == 1 && n.isDir() && v.onDir != nil && !ours(n.id) {
+		v.onDir(n.id)
+	}
 	if p := v.nodes[parent]; p != nil && name != "" {
 		v.linkLocked(p, name, n, early)
 	}
@@ -92,14 +102,10 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 
 // linkLocked makes p/name stand for n. early keeps what it stood for before.
 func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
-	d := p.children[name]
-	if d == nil {
-		name = strings.Clone(name)
-		if p.children == nil {
-			p.children = make(map[string]*dentry)
-		}
-		d = &dentry{}
-		p.children[name] = d
+	name = strings.Clone(name)
+	d := p.child(name)
+	if v.onDir != nil {
+		d.listed, d.listedDir = true, n.isDir()
 	}
 	if d.node == n {
 		return
@@ -132,6 +138,9 @@ func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
 	if d == nil {
 		return nil
 	}
+	if !early {
+		d.listed = false
+	}
 	n := d.node
 	if n != nil {
 		v.dropEdge(n, p, name)
@@ -143,7 +152,7 @@ func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
 	if !early {
 		d.shadow = nil
 	}
-	if d.shadow == nil {
+	if d.empty() {
 		delete(p.children, name)
 	}
 	return n
@@ -248,7 +257,10 @@ func (v *view) forget(nodeid, nlookup uint64) uint64 {
 	for _, e := range n.names {
 		if d := e.parent.children[e.name]; d != nil && d.node == n {
 			d.node = nil
-			if d.shadow == nil || d.shadow == n {
+			if d.shadow == n {
+				d.shadow = nil
+			}
+			if d.empty() {
 				delete(e.parent.children, e.name)
 			}
 		}
@@ -343,15 +355,21 @@ func (v *view) dirs() []uint64 {
 	return ids
 }
 
-// names returns what the guest knows in a directory.
-func (v *view) names(id uint64) map[string]*vnode {
+// seenName is a name that the guest can know of; node is nil if it was only listed.
+type seenName struct {
+	node  *vnode
+	isDir bool
+}
+
+// names returns what the guest can know of in a directory.
+func (v *view) names(id uint64) map[string]seenName {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	out := make(map[string]*vnode)
+	out := make(map[string]seenName)
 	if n := v.nodes[id]; n != nil {
 		for name, d := range n.children {
-			if d.node != nil {
-				out[name] = d.node
+			if d.node != nil || d.listed {
+				out[name] = seenName{d.node, d.node == nil && d.listedDir || d.node != nil && d.node.isDir()}
 			}
 		}
 	}

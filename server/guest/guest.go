@@ -44,6 +44,8 @@ type Options struct {
 	Marker notify.Marker
 	// Ledger is told what the mount does to Source, where Events has no pid.
 	Ledger notify.Ledger
+	// Bounded says that Events can overflow.
+	Bounded bool
 	// Mask is what the guest's watchers hear; 0 is notify.DefaultMask.
 	Mask notify.Mask
 	// CacheTimeout is how long the guest's kernel may keep entries and attributes; 0
@@ -142,7 +144,7 @@ func (g *Guest) follow(ctx context.Context) error {
 	}
 	cfg := replay.Config{
 		FS: g.replay, Tree: g.fs, Notify: g.conn.Notify(), Source: g.opts.Events,
-		Mask: g.opts.Mask, Logger: g.log, OpenRoot: g.openRoot,
+		Mask: g.opts.Mask, Bounded: g.opts.Bounded, Logger: g.log, OpenRoot: g.openRoot,
 	}
 	root, err := g.conn.PrivateRoot()
 	switch {

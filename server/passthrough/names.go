@@ -1,8 +1,10 @@
 package passthrough
 
+import "golang.org/x/sys/unix"
+
 // Names calls yield with every name in a directory that the guest knows, "." and ".."
 // left out, until it returns false.
-func (fs *FS) Names(nodeid uint64, yield func(name string) bool) error {
+func (fs *FS) Names(nodeid uint64, yield func(name string, isDir bool) bool) error {
 	n, err := fs.node(nodeid)
 	if err != nil {
 		return err
@@ -14,7 +16,7 @@ func (fs *FS) Names(nodeid uint64, yield func(name string) bool) error {
 	defer s.fd.Release()
 	_, err = s.each(0, func(d *dirent) bool {
 		name := string(d.name)
-		return name == "." || name == ".." || yield(name)
+		return name == "." || name == ".." || yield(name, d.typ == unix.DT_DIR)
 	})
 	return err
 }

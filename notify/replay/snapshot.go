@@ -1,0 +1,100 @@
+package replay
+
+import (
+	"strings"
+	"sync"
+)
+
+// snapshots keep the names of every known directory, so that after a loss a name that
+// the guest never looked up can be told to be gone. Needed only where the source's queue is
+// bounded. One goroutine lists each directory when it becomes known; events keep the list.
+type snapshots struct {
+	tree Tree
+	view *view
+
+	mu     sync.Mutex
+	wake   *sync.Cond
+	ids    []uint64
+	closed bool
+}
+
+func newSnapshots(t Tree, v *view) *snapshots {
+	s := &snapshots{tree: t, view: v}
+	s.wake = sync.NewCond(&s.mu)
+	s.ids = append(s.ids, rootID)
+	v.mu.Lock()
+	v.onDir = s.add
+	for id, n := range v.nodes {
+		if n.isDir() && id != rootID && !ours(id) {
+			s.ids = append(s.ids, id)
+		}
+	}
+	v.mu.Unlock()
+	return s
+}
+
+func (s *snapshots) add(id uint64) {
+	s.mu.Lock()
+	s.ids = append(s.ids, id)
+	s.mu.Unlock()
+	s.wake.Signal()
+}
+
+func (s *snapshots) run() {
+	for {
+		s.mu.Lock()
+		for len(s.ids) == 0 && !s.closed {
+			s.wake.Wait()
+		}
+		if s.closed {
+			s.mu.Unlock()
+			return
+		}
+		id := s.ids[len(s.ids)-1]
+		s.ids = s.ids[:len(s.ids)-1]
+		s.mu.Unlock()
+		s.list(id)
+	}
+}
+
+func (s *snapshots) list(id uint64) {
+	names := make(map[string]bool)
+	// A directory that is gone again has nothing to remember.
+	_ = s.tree.Names(id, func(name string, isDir bool) bool {
+		names[name] = isDir
+		return true
+	})
+	s.view.mu.Lock()
+	defer s.view.mu.Unlock()
+	n := s.view.nodes[id]
+	if n == nil {
+		return
+	}
+	for name, isDir := range names {
+		d := n.child(name)
+		d.listed, d.listedDir = true, isDir
+	}
+}
+
+// child returns the dentry of a name, made if needed.
+func (n *vnode) child(name string) *dentry {
+	d := n.children[name]
+	if d == nil {
+		if n.children == nil {
+			n.children = make(map[string]*dentry)
+		}
+		d = &dentry{}
+		n.children[strings.Clone(name)] = d
+	}
+	return d
+}
+
+func (s *snapshots) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.wake.Signal()
+	s.view.mu.Lock()
+	s.view.onDir = nil
+	s.view.mu.Unlock()
+}
