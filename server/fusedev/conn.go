@@ -1,0 +1,305 @@
+package fusedev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/fusenotify"
+	"golang.org/x/sys/unix"
+)
+
+// cancelEvery is how often the handlers that are left over at the end are cancelled again:
+// one that had not begun at the first time is missed by it.
+const cancelEvery = 5 * time.Millisecond
+
+// Conn is a mounted file system and its connection to the kernel.
+type Conn struct {
+	fs     fuse.RawFileSystem
+	server *fuse.ProtocolServer
+	notify *fusenotify.Conn
+	opts   Options
+	log    *slog.Logger
+	point  string
+	direct bool
+	id     identity
+
+	hands    *handPool
+	workers  slots
+	locks    slots
+	turn     atomic.Uint64
+	parked   atomic.Bool
+	wake     chan struct{}
+	relieved atomic.Uint64
+	running  sync.WaitGroup // reader, watchdog and handlers
+
+	fdMu sync.RWMutex
+	fd   int // -1 when closed
+
+	ready     chan struct{} // closed when INIT is answered
+	unmounted chan struct{} // closed when the visible mount is gone
+	dead      chan struct{} // closed when the kernel has ended the connection
+	ended     chan struct{} // closed when the descriptor is closed
+
+	mu       sync.Mutex
+	serving  bool
+	closed   bool
+	err      error // why the connection ended
+	initIn   []byte
+	initOut  fuse.InitOut
+	watching *mountWatch
+}
+
+// Mount mounts fs on a directory. Requests wait in the kernel until Serve runs.
+// The Conn must be ended by Close, or by Serve.
+func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error) {
+	opts.setDefaults()
+	point, err := prepare(mountpoint, &opts)
+	if err != nil {
+		return nil, err
+	}
+	fd, direct, err := mountAny(point, &opts)
+	if err != nil {
+		return nil, err
+	}
+	id, err := identify(unix.AT_FDCWD, point, 0)
+	if err != nil {
+		err = errors.Join(err, unmountPath(point, true))
+		unix.Close(fd)
+		return nil, err
+	}
+	c := &Conn{
+		fs: fs, server: fuse.NewProtocolServer(fs, &opts.Fuse),
+		opts: opts, log: opts.Logger, point: point, direct: direct, id: id,
+		hands: newHandPool(opts.Fuse.MaxWrite),
+		wake:  make(chan struct{}, 1),
+		fd:    fd,
+		ready: make(chan struct{}), unmounted: make(chan struct{}),
+		dead: make(chan struct{}), ended: make(chan struct{}),
+	}
+	c.workers.max = int64(opts.MaxWorkers)
+	c.locks.max = int64(opts.MaxLockWaiters)
+	c.notify = fusenotify.New(c.writeNotification)
+	return c, nil
+}
+
+// Serve answers requests until the file system is unmounted, Close is called or ctx ends,
+// which has the effect of Close, and returns nil then. It must be called once.
+func (c *Conn) Serve(ctx context.Context) error {
+	c.mu.Lock()
+	if c.serving || c.closed {
+		c.mu.Unlock()
+		return fmt.Errorf("serve %s: %w", c.point, notify.ErrClosed)
+	}
+	c.serving = true
+	c.mu.Unlock()
+
+	c.running.Add(2)
+	go c.readLoop()
+	go c.watchdog()
+
+	var helper sync.WaitGroup
+	helper.Go(func() {
+		select {
+		case <-ctx.Done():
+			if err := c.shutdown(); err != nil {
+				c.log.Error("cannot end the mount", "mountpoint", c.point, "err", err)
+			}
+		case <-c.dead:
+		}
+	})
+	<-c.dead
+	c.waitHandlers()
+	helper.Wait()
+	c.stopWatch()
+	c.closeFD()
+	c.fs.OnUnmount()
+	// A read error leaves the mount behind; without its server it is of no use.
+	if c.err != nil && c.Mounted() {
+		if err := c.unmount(true); err != nil {
+			c.log.Error("cannot remove the dead mount", "mountpoint", c.point, "err", err)
+		}
+	}
+	close(c.ended)
+	return c.err
+}
+
+// waitHandlers cancels what is still being worked on and waits for it.
+func (c *Conn) waitHandlers() {
+	done := make(chan struct{})
+	go func() {
+		c.running.Wait()
+		close(done)
+	}()
+	tick := time.NewTicker(cancelEvery)
+	defer tick.Stop()
+	for {
+		c.cancelAll()
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// end records why the connection ended and lets Serve go on.
+func (c *Conn) end(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.dead:
+		return
+	default:
+	}
+	if c.err == nil {
+		c.err = err
+	}
+	close(c.dead)
+	c.setUnmountedLocked()
+}
+
+func (c *Conn) setUnmounted() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setUnmountedLocked()
+}
+
+func (c *Conn) setUnmountedLocked() {
+	select {
+	case <-c.unmounted:
+	default:
+		close(c.unmounted)
+	}
+}
+
+// initialized answers INIT and keeps what was said.
+func (c *Conn) initialized(h *hand, n, size int) {
+	c.mu.Lock()
+	c.initIn = slices.Clone(h.in[:n])
+	if size > outHeaderSize {
+		out := unsafe.Slice((*byte)(unsafe.Pointer(&c.initOut)), unsafe.Sizeof(c.initOut))
+		copy(out, h.out[outHeaderSize:size])
+	}
+	c.mu.Unlock()
+	if size == 0 || !c.reply(h, size) {
+		return
+	}
+	if size <= outHeaderSize {
+		// The kernel fails every request from now on.
+		c.mu.Lock()
+		c.err = fmt.Errorf("mount %s: kernel and server cannot agree on a protocol version", c.point)
+		c.mu.Unlock()
+		c.running.Go(func() {
+			if err := c.shutdown(); err != nil {
+				c.log.Error("cannot end the mount", "mountpoint", c.point, "err", err)
+			}
+		})
+		return
+	}
+	// The kernel sets its own readahead while it takes our reply.
+	c.raiseReadAhead()
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
+	}
+}
+
+func (c *Conn) raiseReadAhead() {
+	if c.opts.ReadAheadKB <= 0 {
+		return
+	}
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", c.id.major, c.id.minor)
+	if err := os.WriteFile(path, []byte(strconv.Itoa(c.opts.ReadAheadKB)), 0); err != nil {
+		c.log.Debug("readahead stays as it is", "err", err)
+	}
+}
+
+// WaitReady returns nil when INIT has been answered, so that the mount can be used.
+func (c *Conn) WaitReady(ctx context.Context) error {
+	select {
+	case <-c.ready:
+		return nil
+	case <-c.dead:
+	case <-c.ended:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return fmt.Errorf("mount %s: %w", c.point, notify.ErrClosed)
+}
+
+// Mountpoint is the absolute path without symlinks that was mounted on.
+func (c *Conn) Mountpoint() string { return c.point }
+
+// Notify sends notifications to the kernel. After the end of the connection they return
+// notify.ErrClosed.
+func (c *Conn) Notify() *fusenotify.Conn { return c.notify }
+
+// FD is the /dev/fuse descriptor, for ioctls. It stays the Conn's, and is gone once
+// Serve or Close has returned.
+func (c *Conn) FD() int { return c.fd }
+
+// Device is the minor number of the file system's device; its major number is
+// zero. It is also the connection's name in /sys/fs/fuse/connections.
+func (c *Conn) Device() uint32 { return c.id.minor }
+
+// Relieved counts the times that the watchdog found the reader stuck in a handler.
+func (c *Conn) Relieved() uint64 { return c.relieved.Load() }
+
+// InitIn is the INIT request as the kernel sent it, header included; nil before
+// WaitReady. A process that takes the descriptor over needs it, since the kernel
+// says it once.
+func (c *Conn) InitIn() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.initIn)
+}
+
+// Negotiated is what INIT was answered with; its Flags64 are the capabilities
+// that kernel and server have agreed on. Zero before WaitReady.
+func (c *Conn) Negotiated() fuse.InitOut {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.initOut
+}
+
+func (c *Conn) writeNotification(b []byte) error {
+	c.fdMu.RLock()
+	defer c.fdMu.RUnlock()
+	if c.fd < 0 {
+		return notify.ErrClosed
+	}
+	for {
+		_, errno := write(c.fd, b)
+		switch errno {
+		case 0:
+			return nil
+		case unix.EINTR:
+			continue
+		case unix.ENODEV, unix.EPERM, unix.ECONNABORTED:
+			// EPERM: INIT was not answered yet, or the mount is already gone.
+			return fmt.Errorf("%w: %w", notify.ErrClosed, errno)
+		}
+		return errno
+	}
+}
+
+func (c *Conn) closeFD() {
+	c.fdMu.Lock()
+	defer c.fdMu.Unlock()
+	if c.fd >= 0 {
+		unix.Close(c.fd)
+		c.fd = -1
+	}
+}

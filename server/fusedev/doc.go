@@ -1,0 +1,67 @@
+// Package fusedev is a /dev/fuse connection of our own: it mounts, owns the
+// descriptor, reads requests, has them answered by a fuse.RawFileSystem through
+// go-fuse's ProtocolServer, and sends notifications.
+//
+// # Concepts
+//
+// A superblock is one connection and ends with its last mount. The visible mount is
+// the one on the mount point. A private root is another mount of the same superblock that
+// only its descriptor knows: work through it does not keep the visible mount busy and
+// is allowed even if that is read-only.
+//
+// A hand is a pair of buffers with a request in the making. Reading is a role that
+// one goroutine has at a time: two that alternate on one descriptor wake each other
+// across CPUs and double the cost of a request. The reader carries out quick requests
+// itself and writes the reply before it reads on, so the common request wakes one thread
+// only. What is known to block goes to a goroutine of its own: SETLKW, FSYNC,
+// FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE, and READ and WRITE of more than 64 KiB.
+//
+// A quick request can turn out slow. The watchdog looks once a millisecond whether the
+// reader is still in the handler that it was in at the last look; if so it passes
+// the role to a new goroutine, and the old one ends after its reply. The role is the number
+// turn: odd while the reader is in a handler. Whoever moves it from odd to even by
+// compare-and-swap, reader or watchdog, has the role.
+//
+//	even --reader: request read--> odd --reader: reply written--> even
+//	                                  \--watchdog: too long, new reader--> even
+//
+// An idle connection has no ticking watchdog; the first request wakes it.
+//
+// # Bounds
+//
+// MaxWorkers bounds the goroutines that carry out blocking and slow requests. When all are
+// taken the reader carries out what comes next itself and is not relieved: requests then
+// wait in the kernel, INTERRUPT and FORGET among them, until one has ended.
+// SETLKW is apart, since what ends the waiting may be a later request: MaxLockWaiters
+// bounds it, and one more is answered ENOLCK.
+//
+// # Life cycle
+//
+//	Mount -> Serve -> (INIT answered: WaitReady returns)
+//	      -> visible mount gone: Unmounted closes; holders of a private root let go
+//	      -> superblock gone, read gives ENODEV: handlers are cancelled and waited for,
+//	         the descriptor is closed, OnUnmount is called, Serve returns
+//
+// Unmount starts that and fails if the mount is in use. Close, or the end of Serve's
+// context, detaches a mount in use and aborts the connection.
+//
+// # Locks
+//
+// Conn.fdMu is held for reading around each write of a notification and for writing
+// to close the descriptor. Nothing else is locked while it is held. Conn.mu and
+// handPool.mu are leaves.
+//
+// # Deadlocks
+//
+//   - A handler must not touch the mount that it serves, and must not send a
+//     notification about the directory or file that it works on (see
+//     package fusenotify).
+//   - Unmount and Close must not be called from a handler.
+//   - A process that uses its own mount does so by calls that the Go scheduler knows
+//     to block (package syscall, not RawSyscall), never by a page fault on a
+//     mapped file, and never by running a program in a directory there.
+//   - Before INIT is answered every access to the mount blocks, except
+//     statx with AT_STATX_DONT_SYNC.
+//   - A handler that blocks without heeding its cancel channel keeps Serve from
+//     returning.
+package fusedev

@@ -1,0 +1,72 @@
+package fusedev
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/hanwen/go-fuse/v2/posixtest"
+)
+
+// TestPosix runs go-fuse's suite over its loopback file system through our device.
+func TestPosix(t *testing.T) {
+	needRoot(t)
+	for name, test := range posixtest.All {
+		t.Run(name, func(t *testing.T) {
+			source := filepath.Join(t.TempDir(), "source")
+			point := filepath.Join(t.TempDir(), "mnt")
+			for _, dir := range []string{source, point} {
+				if err := os.Mkdir(dir, 0o777); err != nil {
+					t.Fatal(err)
+				}
+			}
+			root, err := fs.NewLoopbackRoot(source)
+			if err != nil {
+				t.Fatal(err)
+			}
+			second := time.Second
+			raw := fs.NewNodeFS(root, &fs.Options{EntryTimeout: &second, AttrTimeout: &second})
+			conn, err := Mount(point, raw, Options{AllowOther: true, Fuse: fuse.MountOptions{EnableLocks: true, EnableAcl: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			start(t, conn)
+			test(t, point)
+		})
+	}
+}
+
+// TestOneP runs part of the tests with a single P, where a server that needs two
+// would hang.
+func TestOneP(t *testing.T) {
+	needRoot(t)
+	if os.Getenv("GOMAXPROCS") == "1" {
+		t.Skip("this is it")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	defer cancel()
+	cmd := helperCommand(t, "", nil, []string{"GOMAXPROCS=1"},
+		"-test.run=^(TestPosix|TestSlowHandler|TestLockWait|TestNotify.*)$", "-test.timeout=100s")
+	done := make(chan struct{})
+	defer close(done)
+	var out []byte
+	finished := make(chan error, 1)
+	go func() {
+		var err error
+		out, err = outputOf(cmd)
+		finished <- err
+	}()
+	select {
+	case err := <-finished:
+		if err != nil {
+			t.Errorf("with GOMAXPROCS=1: %v\n%s", err, out)
+		}
+	case <-ctx.Done():
+		_ = cmd.Process.Kill()
+		t.Fatal("hangs with GOMAXPROCS=1")
+	}
+}
