@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/watcher"
@@ -76,6 +78,27 @@ func btrfs(t *testing.T) string {
 	return top
 }
 
+// loopback is a FUSE file system over tmpfs, served by this process.
+func loopback(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	node, err := fs.NewLoopbackRoot(mountAt(t, "heraldfs-test", "tmpfs", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	server, err := fs.Mount(dir, node, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "heraldfs-test"}})
+	if err != nil {
+		t.Fatalf("mount FUSE: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := server.Unmount(); err != nil {
+			t.Errorf("unmount FUSE: %v", err)
+		}
+	})
+	return dir
+}
+
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).Output()
@@ -106,6 +129,7 @@ func TestScripts(t *testing.T) {
 		{"ext4", func(t *testing.T) string { return t.TempDir() }, watcher.Fanotify},
 		{"tmpfs", func(t *testing.T) string { return mountAt(t, "heraldfs-test", "tmpfs", "") }, watcher.Fanotify},
 		{"overlay", overlay, watcher.FanotifyInode},
+		{"fuse", loopback, watcher.FanotifyInode},
 		{"btrfs", btrfs, watcher.Fanotify},
 		{"subvolume", func(t *testing.T) string { return filepath.Join(btrfs(t), "sub") }, watcher.FanotifyInode},
 	}
