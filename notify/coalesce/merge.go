@@ -26,6 +26,8 @@ type merger struct {
 	lateAt  map[entry]int32 // the late DELETE that is possible there now
 	hidden  []hidden
 	verify  map[entry]struct{}
+
+	dirRename int32 // last RENAME of a directory
 }
 
 // object is what the batch told of one object so far.
@@ -33,10 +35,12 @@ type object struct {
 	id                        notify.Object
 	at                        entry // where the last entry record left it; no dir: not known
 	lastLive, lastIn          int32 // last record of it but a plain DELETE, and inside it
-	lastCreate, removed       int32 // last CREATE, and plain DELETE of it
+	lastCreate, removed       int32 // last CREATE, first record that it was gone by
+	overBy                    int32 // last RENAME of a directory before its DELETE_SELF
 	renames                   int32 // last RENAME of it, chained by record.prev
 	lates                     int32 // its late DELETEs, chained by late.next
-	nextRename                int32
+	nLates                    int32
+	nextRename                int32 // while records are read backwards
 	nCreate, nDelete, nRename int
 	linked                    bool // it has, or had, more than one name
 	linkCount                 bool // its link count changed while it was not overwritten
@@ -112,6 +116,7 @@ func (m *merger) reset(raws []notify.Raw) {
 	clear(m.verify)
 	clear(m.objs)
 	m.raws, m.objs, m.lates, m.hidden = raws, m.objs[:0], m.lates[:0], m.hidden[:0]
+	m.dirRename = none
 	m.recs = slices.Grow(m.recs[:0], len(raws))[:len(raws)]
 	for i := range m.recs {
 		m.recs[i] = record{obj: m.object(subject(&raws[i])), twin: none, prev: none, self: none, before: none}
@@ -138,7 +143,7 @@ func (m *merger) object(id notify.Object) int32 {
 		i = int32(len(m.objs))
 		m.index[id] = i
 		m.objs = append(m.objs, object{
-			id: id, lastLive: none, lastIn: none, lastCreate: none, removed: none,
+			id: id, lastLive: none, lastIn: none, lastCreate: none, removed: none, overBy: none,
 			renames: none, lates: none, nextRename: none,
 		})
 	}

@@ -4,9 +4,14 @@ import "github.com/heraldfs/heraldfs/notify"
 
 // maxHidden bounds the chain of lost renames that is looked for, and the
 // renames of one object that are compared.
+//
+// maxLinks bounds the late DELETEs of one object that follow its renames, and
+// maxDepth the directories above one.
 const (
 	maxHidden  = 8
 	maxCompare = 32
+	maxLinks   = 64
+	maxDepth   = 2048
 )
 
 // read takes record k into account.
@@ -66,6 +71,9 @@ func (m *merger) readRename(k int32) {
 		return
 	}
 	m.transfer(rec.obj, from, to, k)
+	if r.Mask&notify.IsDir != 0 {
+		m.dirRename = k
+	}
 }
 
 // exchanged returns the RENAME that k undoes with another object, under
@@ -106,7 +114,7 @@ func (m *merger) readNameless(k int32) {
 			before: none, next: none,
 		})
 	} else if bits == notify.DeleteSelf && o.removed == none {
-		o.removed = k
+		o.removed, o.overBy = k, m.dirRename
 	}
 }
 
@@ -149,10 +157,13 @@ func (m *merger) readNamed(k int32) {
 		rec.late = notify.Delete
 		m.lates = append(m.lates, late{
 			rec: k, obj: rec.obj, bit: notify.Delete | r.Mask&notify.IsDir, at: at,
-			lower: k, upper: none, before: none, next: o.lates,
+			lower: k, upper: none, before: none, next: none,
 		})
-		o.lates = int32(len(m.lates) - 1)
-		m.lateAt[at] = o.lates
+		if o.nLates++; o.nLates <= maxLinks {
+			last := int32(len(m.lates) - 1)
+			m.lates[last].next, o.lates = o.lates, last
+			m.lateAt[at] = last
+		}
 	}
 }
 
@@ -167,6 +178,9 @@ func (m *merger) transfer(o int32, from, to entry, k int32) {
 		m.objs[was].over = true
 		if m.objs[was].at == to {
 			m.objs[was].at = entry{}
+		}
+		if m.raws[k].Mask&notify.IsDir != 0 && m.objs[was].removed == none {
+			m.objs[was].removed = k
 		}
 	}
 	m.put(o, to, k)
@@ -347,7 +361,7 @@ func (m *merger) placeDelete(l *late) {
 // or removes its directory, or a directory above, comes after it.
 func (m *merger) limitOf(l *late) int32 {
 	limit := int32(len(m.raws) - 1)
-	for range m.lates {
+	for range min(len(m.lates), maxDepth) {
 		if l.upper != none {
 			limit = min(limit, l.upper-1)
 		}
@@ -356,8 +370,13 @@ func (m *merger) limitOf(l *late) int32 {
 			return limit
 		}
 		dir := &m.objs[i]
-		if dir.removed > l.rec {
-			limit = min(limit, dir.removed-1)
+		removed := dir.removed
+		if dir.nDelete == 0 && dir.overBy > l.rec {
+			// No rmdir: what was told before its DELETE_SELF took its entry.
+			removed = dir.overBy
+		}
+		if removed > l.rec {
+			limit = min(limit, removed-1)
 		}
 		if dir.lates == none {
 			return limit
@@ -370,7 +389,7 @@ func (m *merger) limitOf(l *late) int32 {
 // pushUp puts the removals of the directories above i behind it. Ranks are even, to leave
 // room for a DELETE_SELF before each.
 func (m *merger) pushUp(i int32) {
-	for range m.lates {
+	for range min(len(m.lates), maxDepth) {
 		child := &m.lates[i]
 		if child.bit&notify.Delete == 0 {
 			return
