@@ -211,6 +211,16 @@ func TestBatches(t *testing.T) {
 			delete 2/x !
 			delete_self =2
 			delete 1/d !`},
+		{"a directory that was renamed over had been left by all", `
+			ATTRIB|DELETE_SELF|ISDIR 2/. =2
+			RENAME 2/x > 1/y =4
+			RENAME|ISDIR 1/e > 1/d =3
+			CREATE 1/z =5`, `
+			attrib 2/.
+			rename 2/x > 1/y
+			delete_self =2
+			rename 1/e > 1/d
+			create 1/z`},
 		{"the delete of one link behind the making of the other", `
 			CREATE|DELETE 1/tmp =2
 			ATTRIB =2
@@ -517,6 +527,20 @@ func TestHalfWaits(t *testing.T) {
 	push(70, "MODIFY 9/x", "modify 9/x\nrename 1/c > ?\n")
 	if d := c.Deadline(); !d.IsZero() {
 		t.Fatalf("nothing is held, but the deadline is %v", d)
+	}
+}
+
+// TestHalvesBehindHalves has a second half wait for the move of its directory.
+func TestHalvesBehindHalves(t *testing.T) {
+	c := New(Config{MoveWait: 10 * time.Millisecond})
+	c.Push(nil, parseRaws(t, "MOVED_FROM 1/a c1"), epoch)
+	later := epoch.Add(time.Millisecond)
+	c.Push(nil, parseRaws(t, "MOVED_FROM|ISDIR 3/d c2 =2\nMOVED_TO 2/a c1"), later)
+	if got := c.Flush(nil, epoch.Add(10*time.Millisecond)); len(got) != 0 {
+		t.Fatalf("the first half was told without its mate: %s", story(got))
+	}
+	if got, want := story(c.Flush(nil, later.Add(10*time.Millisecond))), "rename 3/d > ?\nrename 1/a > 2/a\n"; got != want {
+		t.Fatalf("told %q, want %q", got, want)
 	}
 }
 

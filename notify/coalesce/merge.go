@@ -1,7 +1,6 @@
 package coalesce
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/heraldfs/heraldfs/notify"
@@ -246,11 +245,4 @@ func (m *merger) mark(events []notify.Event) {
 			}
 		}
 	}
-}
-
-// sortLates orders the late operations by where they are told.
-func (m *merger) sortLates() {
-	slices.SortStableFunc(m.lates, func(a, b late) int {
-		return cmp.Or(cmp.Compare(a.pos, b.pos), cmp.Compare(a.rank, b.rank), cmp.Compare(a.rec, b.rec))
-	})
 }
