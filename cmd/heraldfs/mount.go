@@ -39,6 +39,7 @@ type mountFlags struct {
 	defaultPermissions bool
 	fsname             string
 	options            []string
+	dryRun, sloppy     bool
 	log                logFlags
 
 	set  *pflag.FlagSet
@@ -94,13 +95,19 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.defaultPermissions, "default-permissions", root, "let the kernel check file modes and ACLs")
 	fs.StringVar(&f.fsname, "fsname", "", "first field of /proc/mounts (default SOURCE)")
 	fs.StringArrayVarP(&f.options, "options", "o", nil, "mount options as of mount(8), comma separated; the long flags above can\nstand here too, as in -o notify=off,mask=delete")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "check all that can be checked, and mount nothing")
+	fs.BoolVar(&f.sloppy, "sloppy", false, "pass over unknown mount options instead of refusing them")
 	f.log.register(fs)
 }
+
+// notOption are the flags that make no sense in fstab.
+var notOption = map[string]bool{"options": true, "help": true, "daemon": true, "dry-run": true, "sloppy": true}
 
 // fromOptions applies -o lists on top of the flags.
 func (f *mountFlags) fromOptions() error {
 	own := make(map[string]bool)
-	f.set.VisitAll(func(fl *pflag.Flag) { own[fl.Name] = fl.Name != "options" && fl.Name != "help" })
+	f.set.VisitAll(func(fl *pflag.Flag) { own[fl.Name] = !notOption[fl.Name] })
+	f.opts.Sloppy = f.sloppy
 	for _, list := range f.options {
 		if err := f.opts.Parse(list, own); err != nil {
 			return err
@@ -136,7 +143,7 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 	if err != nil {
 		return err
 	}
-	if f.daemon && os.Getenv(readyEnv) == "" {
+	if f.daemon && !f.dryRun && os.Getenv(readyEnv) == "" {
 		return daemonize()
 	}
 	logger, closeLog, err := f.log.open(f.daemon)
@@ -153,6 +160,12 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 	opts, err := f.guestOptions(src, point, logger)
 	if err != nil {
 		return err
+	}
+	if f.dryRun {
+		if opts.Events != nil {
+			opts.Events.Close()
+		}
+		return checkMountpoint(point)
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
@@ -255,6 +268,22 @@ func checkSource(source string) (string, error) {
 		return "", fmt.Errorf("source %s: not a directory; heraldfs shares directories", source)
 	}
 	return real, nil
+}
+
+// checkMountpoint tells early what a mount would fail with. A dead mount is none of it:
+// it would be replaced.
+func checkMountpoint(point string) error {
+	switch st, err := os.Stat(point); {
+	case errors.Is(err, unix.ENOTCONN):
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("mount point %s does not exist (create it with mkdir)", point)
+	case err != nil:
+		return fmt.Errorf("mount point: %w", err)
+	case !st.IsDir():
+		return fmt.Errorf("mount point %s: not a directory", point)
+	}
+	return nil
 }
 
 func exactArgs(n int, what string) cobra.PositionalArgs {

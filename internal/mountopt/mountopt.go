@@ -25,6 +25,8 @@ type Options struct {
 	// Data are words that the kernel's FUSE takes.
 	Data  []string
 	Pairs [][2]string
+	// Sloppy passes over unknown options, as mount(8) -s asks.
+	Sloppy bool
 }
 
 // ignored are options for the mount program, not for the file system.
@@ -91,7 +93,7 @@ func (o *Options) word(word string, own map[string]bool) error {
 			value = "true"
 		}
 		o.Pairs = append(o.Pairs, [2]string{name, value})
-	default:
+	case !o.Sloppy:
 		return fmt.Errorf("unknown mount option %q; `heraldfs mount --help` lists those of heraldfs", word)
 	}
 	return nil

@@ -44,3 +44,13 @@ func TestParseUnknown(t *testing.T) {
 		}
 	}
 }
+
+func TestParseSloppy(t *testing.T) {
+	o := Options{Sloppy: true}
+	if err := o.Parse("ro,readonly,what=ever", nil); err != nil {
+		t.Fatal(err)
+	}
+	if !o.ReadOnly {
+		t.Error("ro was passed over")
+	}
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/server/fusedev"
+	"github.com/heraldfs/heraldfs/server/passthrough"
+	"github.com/heraldfs/heraldfs/watcher"
+)
+
+// finding is one line of doctor's report.
+type finding struct {
+	What string `json:"what"`
+	OK   bool   `json:"ok"`
+	Says string `json:"says"`
+	// Fix is how to get more, if there is something to do.
+	Fix string `json:"fix,omitempty"`
+}
+
+func newDoctorCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor [flags] [SOURCE]",
+		Short: "Say what this kernel, these privileges and this file system allow, and how to get more",
+		Long: `Try what heraldfs needs, on SOURCE (the current directory if not given), by really doing it: watches,
+file handles, a mount, each notification to the kernel. Nothing is left behind.
+
+Exits 0 if events can be delivered, 1 if not.`,
+		Example: `  heraldfs doctor /srv/data
+  sudo heraldfs doctor --json /srv/data`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return fmt.Errorf("%s takes one SOURCE; see `%s --help`", cmd.CommandPath(), cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			source := "."
+			if len(args) == 1 {
+				source = args[0]
+			}
+			src, err := checkSource(source)
+			if err != nil {
+				return err
+			}
+			return doctor(cmd.Context(), cmd.OutOrStdout(), src, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func doctor(ctx context.Context, out io.Writer, src string, asJSON bool) error {
+	report := watcher.Probe(src)
+	if report.Err != nil {
+		return report.Err
+	}
+	lines := watchFindings(report)
+	mount, mounted := mountFindings(ctx)
+	lines = append(lines, mount...)
+	works := report.Chosen != "" && mounted
+	if asJSON {
+		enc := json.NewEncoder(out)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(map[string]any{"source": src, "fstype": report.FSType, "watcher": report.Chosen, "ok": works, "findings": lines}); err != nil {
+			return err
+		}
+	} else {
+		printFindings(out, src, report, lines)
+	}
+	if !works {
+		return errors.New("events cannot be delivered here; see the lines marked 'no'")
+	}
+	return nil
+}
+
+func printFindings(out io.Writer, src string, report watcher.Report, lines []finding) {
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		fmt.Fprintf(out, "kernel   %s\n", unix.ByteSliceToString(u.Release[:]))
+	}
+	fmt.Fprintf(out, "source   %s (%s)\n\n", src, report.FSType)
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, f := range lines {
+		mark := "yes"
+		if !f.OK {
+			mark = "no"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", mark, f.What, f.Says)
+		if f.Fix != "" {
+			fmt.Fprintf(w, "\t\t-> %s\n", f.Fix)
+		}
+	}
+	w.Flush()
+	fmt.Fprintf(out, "\n`heraldfs mount` would watch with %s: %s\n", report.Chosen, report.Why)
+}
+
+func watchFindings(r watcher.Report) []finding {
+	var out []finding
+	for _, v := range r.Verdicts {
+		f := finding{What: "watch with " + v.Backend, OK: v.Works, Says: "works", Fix: v.Advice}
+		if v.Err != nil {
+			f.Says = v.Err.Error()
+		}
+		out = append(out, f)
+	}
+	handles := finding{What: "file handles", OK: true, Says: fmt.Sprintf("%v", r.Handles)}
+	if !r.DacReadSearch {
+		handles.OK, handles.Says = false, "cannot be opened without CAP_DAC_READ_SEARCH: each file known to the guest takes a descriptor"
+		handles.Fix = "run as root, and raise the limit of open files (ulimit -n)"
+	}
+	return append(out, handles)
+}
+
+// mountFindings mounts an empty directory and tries each notification on it.
+func mountFindings(ctx context.Context) (out []finding, mounted bool) {
+	dev := finding{What: "/dev/fuse", OK: true, Says: "can be opened"}
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
+		dev.OK, dev.Says = false, err.Error()
+		dev.Fix = "modprobe fuse; in a container --device /dev/fuse; its mode is 0666 on most systems"
+	} else {
+		f.Close()
+	}
+	out = append(out, dev)
+	if os.Geteuid() != 0 {
+		helper := finding{What: "fusermount3", OK: true, Says: "installed"}
+		if _, err := exec.LookPath("fusermount3"); err != nil {
+			helper.OK, helper.Says, helper.Fix = false, "missing: only root can mount", "install the package fuse3"
+		}
+		out = append(out, helper)
+	}
+	more, err := tryMount(ctx)
+	probe := finding{What: "mount", OK: err == nil, Says: "works"}
+	if err != nil {
+		probe.Says = err.Error()
+	}
+	return append(append(out, probe), more...), err == nil
+}
+
+func tryMount(ctx context.Context) (out []finding, err error) {
+	top, err := os.MkdirTemp("", "heraldfs-doctor-")
+	if err != nil {
+		return nil, err
+	}
+	src, mnt := filepath.Join(top, "source"), filepath.Join(top, "mount")
+	defer func() {
+		// Never descend: should the mount still be there, its files are not ours.
+		err = errors.Join(err, os.Remove(mnt), os.Remove(src), os.Remove(top))
+	}()
+	if err := errors.Join(os.Mkdir(src, 0o700), os.Mkdir(mnt, 0o700)); err != nil {
+		return nil, err
+	}
+	fs, err := passthrough.New(src, passthrough.Options{NoOpendir: true, KeepCache: true})
+	if err != nil {
+		return nil, err
+	}
+	defer fs.Close()
+	conn, err := fusedev.Mount(mnt, fs, fusedev.Options{Fuse: fs.MountOptions()})
+	if err != nil {
+		return nil, err
+	}
+	served := make(chan error, 1)
+	go func() { served <- conn.Serve(context.Background()) }()
+	defer func() { err = errors.Join(err, conn.Close(), <-served) }()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := conn.WaitReady(ctx); err != nil {
+		return nil, err
+	}
+	n := conn.Notify()
+	for _, try := range []struct {
+		what, without string
+		err           error
+	}{
+		{"notify INVAL_INODE", "caches cannot be kept coherent", n.InvalInode(fuse.FUSE_ROOT_ID, -1, 0)},
+		{"notify INVAL_ENTRY, expire only", "needs Linux 6.2", n.InvalEntry(fuse.FUSE_ROOT_ID, "x", true)},
+		{"notify RESEND", "needs Linux 6.9; only a takeover of a dead daemon's mount uses it", n.Resend()},
+		{"notify INC_EPOCH", "needs Linux 6.16; after a loss entries are expired one by one", n.IncEpoch()},
+		{"notify PRUNE", "needs Linux 6.18", n.Prune(2)},
+	} {
+		f := finding{What: try.what, OK: !errors.Is(try.err, notify.ErrNotSupported), Says: "works"}
+		if !f.OK {
+			f.Says = try.without
+		}
+		out = append(out, f)
+	}
+	return append(out, offered(conn), private(conn)), nil
+}
+
+// offered tells of FUSE passthrough I/O, from the kernel's INIT.
+func offered(conn *fusedev.Conn) finding {
+	f := finding{What: "FUSE passthrough I/O", Says: "not offered by this kernel (Linux 6.9); not needed"}
+	raw := conn.InitIn()
+	if len(raw) >= int(unsafe.Sizeof(fuse.InitIn{})) {
+		in := (*fuse.InitIn)(unsafe.Pointer(&raw[0]))
+		if in.Flags64()&fuse.CAP_PASSTHROUGH != 0 {
+			f.OK, f.Says = true, "offered"
+		}
+	}
+	return f
+}
+
+func private(conn *fusedev.Conn) finding {
+	f := finding{What: "private view of the mount", OK: true, Says: "works: the mount is never busy because of us"}
+	fd, err := conn.PrivateRoot()
+	if err != nil {
+		f.OK, f.Says = false, "events are replayed on the visible mount; an unmount may find it busy for a moment"
+		return f
+	}
+	unix.Close(fd)
+	return f
+}
