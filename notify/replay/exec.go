@@ -1,12 +1,14 @@
 package replay
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/fusenotify"
 )
 
 // lastAttempt is the number of the last try of a step; the first is 0.
@@ -37,6 +39,10 @@ func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call fun
 			break
 		}
 		r.stats.Retries.Add(1)
+		if r.log.Enabled(context.Background(), slog.LevelDebug) {
+			r.log.Debug("step tried again", slog.String("event", ev.String()), slog.Any("error", err),
+				slog.String("step", s.String()))
+		}
 		for _, sd := range []*side{&s.src, &s.dst} {
 			if sd.name != "" && sd.parent != stagingID {
 				r.expire(sd.parent, sd.name)
@@ -86,7 +92,9 @@ func (r *Replayer) settle(s *step) {
 			r.fs.RawFileSystem.Forget(sd.entry.NodeId, 1)
 			sd.entry = nil
 		}
-		r.view.release(sd.node)
+		if sd.node != nil {
+			r.view.release(sd.node)
+		}
 	}
 }
 
@@ -156,7 +164,7 @@ func (r *Replayer) cohere(ev *notify.Event) {
 
 // note keeps an error of a notification that is more than "was not cached".
 func (r *Replayer) note(err error) {
-	if err == nil || errors.Is(err, unix.ENOENT) {
+	if err == nil || errors.Is(err, fusenotify.ErrNotCached) {
 		return
 	}
 	r.stats.setLast("notification: " + err.Error())

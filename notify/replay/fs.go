@@ -95,6 +95,11 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	st := f.RawFileSystem.GetAttr(cancel, in, out)
 	if st.Ok() {
 		f.view.attr(in.NodeId, &out.Attr)
+	} else if f.mine(&in.InHeader) != nil {
+		// The kernel checks permissions of a directory that is gone on the host, and
+		// whose last events are being replayed.
+		*out = fuse.AttrOut{}
+		return f.ghostAttr(in.NodeId, &out.Attr)
 	}
 	return st
 }
@@ -295,7 +300,11 @@ func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, des
 	if h.NodeId == rootID && attr == SyncAttr {
 		return f.answerSync(cancel, dest)
 	}
-	return f.RawFileSystem.GetXAttr(cancel, h, attr, dest)
+	n, st := f.RawFileSystem.GetXAttr(cancel, h, attr, dest)
+	if !st.Ok() && st != fuse.ERANGE && f.mine(h) != nil {
+		return 0, fuse.Status(syscall.ENODATA)
+	}
+	return n, st
 }
 
 func (f *FS) answerSync(cancel <-chan struct{}, dest []byte) (uint32, fuse.Status) {

@@ -1,7 +1,8 @@
 package replay
 
 import (
-	"syscall"
+	"errors"
+	"strconv"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -9,12 +10,22 @@ import (
 	"github.com/heraldfs/heraldfs/notify"
 )
 
-// Names in the staging directory. One of each is enough: its answers are never cached.
-const (
-	stageFrom = "from"
-	stageTo   = "to"
-	stageLink = "link"
-)
+// stageLink is the name in the staging directory under which an inode is reached
+// alone. One is enough: its answers are never cached.
+const stageLink = "link"
+
+// stage returns a name in the staging directory for something that comes from or goes
+// to where the guest knows nothing. What went there stays until the kernel forgets it
+// or it comes back: a directory keeps its watchers.
+func (r *Replayer) stage(n *vnode) string {
+	if n != nil {
+		if parent, name, ok := r.view.place(n); ok && parent == stagingID {
+			return name
+		}
+	}
+	r.staged++
+	return strconv.FormatUint(r.staged, 10)
+}
 
 // replay performs one event in the guest, on each mount where it is known.
 func (r *Replayer) replay(ev *notify.Event) {
@@ -257,13 +268,17 @@ func (r *Replayer) remove(p uint64, ev *notify.Event) {
 
 func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 	name, newName := ev.Name, ev.NewName
+	near := max(p, np)
+	if near == 0 {
+		near = stagingID
+	}
+	known := r.object(ev.Object, near)
 	if p == 0 {
-		p, name = stagingID, stageFrom
+		p, name = stagingID, r.stage(known)
 	}
 	if np == 0 {
-		np, newName = stagingID, stageTo
+		np, newName = stagingID, r.stage(nil)
 	}
-	known := r.object(ev.Object, max(min(p, np), rootID))
 	if p == stagingID && np == stagingID && known == nil {
 		r.stats.Dropped.Add(1)
 		return
@@ -275,7 +290,7 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		s.src = side{parent: p, name: name}
 		s.dst = side{parent: np, name: newName}
 		now, before := r.view.lookup(p, name)
-		n := r.object(ev.Object, max(min(p, np), rootID))
+		n := r.object(ev.Object, near)
 		if n == nil && (ev.Object.IsZero() || before != nil && before.isGhost()) {
 			n = before
 		}
@@ -290,7 +305,7 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		switch {
 		case exchange:
 			s.dst.node = r.otherSide(p, np, name, other, n)
-		case other != nil && other != n && other.isDir() == n.isDir():
+		case np != stagingID && other != nil && other != n && other.isDir() == n.isDir():
 			s.dst.node = other
 			r.before(&s.dst)
 			if other.isDir() {
@@ -413,4 +428,5 @@ func (r *Replayer) linkCount(n *vnode) {
 	}, func(s *step) error { return unix.Unlinkat(r.dirs.staging, stageLink, 0) })
 }
 
-var errMismatch = syscall.ESTALE
+// errMismatch says that the kernel did something without asking for it.
+var errMismatch = errors.New("the kernel took it for something else")

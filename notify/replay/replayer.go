@@ -94,6 +94,8 @@ type Replayer struct {
 	recon reconciler
 	opens openFiles
 
+	staged uint64
+
 	// Scratch of the source's thread and of the replayer's.
 	drainedAt       time.Time
 	emitIDs         []uint64
@@ -274,7 +276,7 @@ func (r *Replayer) thread() error {
 		if !ok {
 			return nil
 		}
-		if err := r.batch(t); err != nil {
+		if err := r.batch(&t); err != nil {
 			return err
 		}
 		clear(t.events)
@@ -283,7 +285,7 @@ func (r *Replayer) thread() error {
 }
 
 // batch replays what was taken from the queue.
-func (r *Replayer) batch(t taken) error {
+func (r *Replayer) batch(t *taken) error {
 	if !r.dirs.started() {
 		root, err := r.cfg.OpenRoot()
 		if err != nil {
@@ -295,10 +297,20 @@ func (r *Replayer) batch(t taken) error {
 		}
 		defer r.dirs.stop()
 	}
-	for i := range t.events {
+	for i := 0; i < len(t.events); i++ {
 		ev := &t.events[i]
+		if ev.Op == notify.OpRename {
+			r.pairExchange(t, i)
+			ev = &t.events[i]
+		}
+		if ev.Op == 0 {
+			continue
+		}
 		if r.recon.swallow(r, ev) {
 			continue
+		}
+		if trace {
+			println("EV", ev.String())
 		}
 		r.replay(ev)
 		r.stats.delay(ev.Time)

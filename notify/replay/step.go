@@ -3,6 +3,7 @@ package replay
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -33,8 +34,7 @@ type side struct {
 	// nlink, if not zero, is the link count that the kernel must hold before the
 	// step, so that its own arithmetic ends at the host's.
 	nlink uint32
-	// entry, if not nil, is a full answer whose lookup the wrapped file
-	// system has counted already; it is used once.
+	// entry, if not nil, is a full answer. The step holds one lookup of it.
 	entry *fuse.EntryOut
 }
 
@@ -54,6 +54,17 @@ type step struct {
 	// asked marks sides that were looked up, done that the operation itself was
 	// answered, and mismatch that it named other nodes than the step's.
 	srcAsked, dstAsked, done, mismatch bool
+}
+
+func (s *step) String() string {
+	show := func(sd *side, asked bool) string {
+		id := uint64(0)
+		if sd.node != nil {
+			id = sd.node.id
+		}
+		return fmt.Sprintf("%d/%q=%d asked=%t", sd.parent, sd.name, id, asked)
+	}
+	return fmt.Sprintf("%s src %s dst %s done=%t mismatch=%t", s.op, show(&s.src, s.srcAsked), show(&s.dst, s.dstAsked), s.done, s.mismatch)
 }
 
 // stagingName is a name that no guest process knows: it is in no listing.
@@ -106,9 +117,8 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 		sd = &side{parent: parent, name: name, node: n}
 	}
 	if e := sd.entry; e != nil {
-		sd.entry = nil
 		*out = *e
-		sd.node = f.view.told(parent, name, out, false, false)
+		sd.node = f.view.told(parent, name, out, false, !f.ref(out.NodeId))
 		return fuse.OK
 	}
 	if sd.node == nil {
@@ -122,8 +132,14 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 	if parent == stagingID {
 		parent, name = 0, ""
 	}
-	f.view.told(parent, name, out, false, !sd.node.isGhost())
+	f.view.told(parent, name, out, false, !sd.node.isGhost() && !f.ref(out.NodeId))
 	return fuse.OK
+}
+
+// ref raises the wrapped file system's lookup count, if that can be done.
+func (f *FS) ref(nodeid uint64) bool {
+	r, ok := f.RawFileSystem.(interface{ Ref(nodeid uint64) bool })
+	return ok && r.Ref(nodeid)
 }
 
 // fill gives the attributes of a node: the host's, or made up if it is gone.

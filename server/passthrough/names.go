@@ -29,3 +29,18 @@ func (fs *FS) MountID(nodeid uint64) uint64 {
 	}
 	return 0
 }
+
+// Ref raises the lookup count of a node that is known, and reports whether it is. The
+// caller undoes it with Forget(nodeid, 1).
+func (fs *FS) Ref(nodeid uint64) bool {
+	if nodeid == rootID {
+		return true
+	}
+	fs.nodes.mu.RLock()
+	defer fs.nodes.mu.RUnlock()
+	n := fs.nodes.byID[nodeid]
+	if n != nil {
+		n.lookups.Add(1)
+	}
+	return n != nil
+}

@@ -1,0 +1,109 @@
+package replay
+
+import (
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+const (
+	// exchangeReach is how many events behind the first half of an exchange the second
+	// one is looked for: the kernel queues them back to back, but other CPUs queue too.
+	exchangeReach = 16
+	// exchangeWait is how long it may take to be read.
+	exchangeWait = 500 * time.Microsecond
+)
+
+// pairExchange looks for the second half of an exchange behind the rename at i. A reader that is
+// fast enough finds the halves in two batches, and inotify tells an exchange as
+// two renames, as it does a rename and its way back. Found, the first half becomes
+// an OpExchange and the second nothing.
+func (r *Replayer) pairExchange(t *taken, i int) {
+	ev := &t.events[i]
+	if ev.Dir.IsZero() || ev.NewDir.IsZero() {
+		return
+	}
+	if r.joinExchange(t.events, i) || i+1 < len(t.events) || !r.mayBeExchange(ev) {
+		return
+	}
+	more, ok := r.q.take(nil, exchangeWait)
+	if !ok {
+		return
+	}
+	t.events = append(t.events, more.events...)
+	t.waiters = append(t.waiters, more.waiters...)
+	if len(more.events) > 0 || more.idle {
+		t.idle = more.idle
+	}
+	r.joinExchange(t.events, i)
+}
+
+func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
+	ev := &events[i]
+	for j := i + 1; j < len(events) && j <= i+exchangeReach; j++ {
+		back := &events[j]
+		if back.Op == notify.OpRename && back.Dir == ev.NewDir && back.Name == ev.NewName &&
+			back.NewDir == ev.Dir && back.NewName == ev.Name {
+			if !r.swapped(ev, back) {
+				return false
+			}
+			ev.Op = notify.OpExchange
+			ev.Verify = ev.Verify || back.Verify
+			back.Op = 0
+			return true
+		}
+		if touches(back, ev.Dir, ev.Name) || touches(back, ev.NewDir, ev.NewName) {
+			return false
+		}
+	}
+	return false
+}
+
+// touches reports whether ev changes what dir/name stands for.
+func touches(ev *notify.Event, dir notify.Object, name string) bool {
+	switch ev.Op {
+	case notify.OpCreate, notify.OpDelete, notify.OpRename, notify.OpExchange:
+		return ev.Dir == dir && ev.Name == name || ev.NewDir == dir && ev.NewName == name
+	}
+	return false
+}
+
+// swapped tells an exchange from a rename over a file and back: either the two moved different
+// objects, or where the source does not say, what was replaced is still alive.
+func (r *Replayer) swapped(ev, back *notify.Event) bool {
+	if !ev.Object.IsZero() && !back.Object.IsZero() {
+		return ev.Object != back.Object
+	}
+	victim := r.victim(ev)
+	if victim == nil || victim.isGhost() {
+		return false
+	}
+	var a fuse.Attr
+	return r.tree.Attr(victim.id, &a).Ok() && a.Nlink > 0
+}
+
+// victim is what the guest knows at the name that ev moves to.
+func (r *Replayer) victim(ev *notify.Event) *vnode {
+	_, ids := r.nodes(notify.Object{}, ev.NewDir)
+	if len(ids) == 0 {
+		return nil
+	}
+	_, n := r.view.lookup(ids[0], ev.NewName)
+	return n
+}
+
+// mayBeExchange reports whether something is still, or again, at the name that ev moved away.
+func (r *Replayer) mayBeExchange(ev *notify.Event) bool {
+	ids, _ := r.nodes(ev.Dir, notify.Object{})
+	if len(ids) == 0 || ids[0] == 0 {
+		return false
+	}
+	var out fuse.EntryOut
+	if !r.tree.Obtain(notify.Object{}, ids[0], ev.Name, &out).Ok() {
+		return false
+	}
+	r.fs.RawFileSystem.Forget(out.NodeId, 1)
+	return true
+}
