@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -46,7 +47,7 @@ type Conn struct {
 	fdMu sync.RWMutex
 	fd   int // -1 when closed
 
-	ready     chan struct{} // closed when INIT is answered
+	ready     chan struct{} // closed when INIT is answered and POLL refused
 	unmounted chan struct{} // closed when the visible mount is gone
 	dead      chan struct{} // closed when the kernel has ended the connection
 	ended     chan struct{} // closed when the descriptor is closed
@@ -209,10 +210,28 @@ func (c *Conn) initialized(h *hand, n, size int) {
 	}
 	// The kernel sets its own readahead while it takes our reply.
 	c.raiseReadAhead()
-	select {
-	case <-c.ready:
-	default:
+	c.running.Go(func() {
+		c.refusePoll()
 		close(c.ready)
+	})
+}
+
+// pollFile is a name in the root that go-fuse answers for without asking the file system.
+const pollFile = ".go-fuse-epoll-hack"
+
+// refusePoll has the kernel send its first POLL, which go-fuse answers ENOSYS, and
+// so its last. The Go runtime adds every file that it opens to its epoll set with
+// a call that keeps the P: if a process sends that POLL to its own mount while the
+// world is being stopped, nobody answers it.
+func (c *Conn) refusePoll() {
+	fd, err := unix.Open(filepath.Join(c.point, pollFile), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		c.log.Debug("cannot keep the kernel from sending POLL", "err", err)
+		return
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); err != nil {
+		c.log.Debug("cannot keep the kernel from sending POLL", "err", err)
 	}
 }
 

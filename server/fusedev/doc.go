@@ -59,7 +59,12 @@
 //   - Unmount and Close must not be called from a handler.
 //   - A process that uses its own mount does so by calls that the Go scheduler knows
 //     to block (package syscall, not RawSyscall), never by a page fault on a
-//     mapped file, and never by running a program in a directory there.
+//     mapped file, and never by running a program in a directory there. The
+//     runtime's own epoll_ctl is seen to before WaitReady returns.
+//   - A thread that waits for its own process's mount keeps that process from dying:
+//     a SIGKILL ends the reader, the waiting thread holds the descriptor
+//     table and with it /dev/fuse, and so waits for ever. A thread that works on the mount for
+//     long should have a table of its own: unshare(CLONE_FILES), then close FD there.
 //   - Before INIT is answered every access to the mount blocks, except
 //     statx with AT_STATX_DONT_SYNC.
 //   - A handler that blocks without heeding its cancel channel keeps Serve from

@@ -2,8 +2,10 @@ package fusedev
 
 import (
 	"encoding/binary"
+	"os"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -41,6 +43,8 @@ const (
 
 	inHeaderSize  = 40
 	outHeaderSize = 16
+	// writeHeaderSize is fuse_in_header and fuse_write_in.
+	writeHeaderSize = 80
 	// readSizeAt is the offset of size in fuse_read_in, behind fh and offset.
 	readSizeAt = inHeaderSize + 16
 )
@@ -57,9 +61,18 @@ type hand struct {
 }
 
 func newHand(in, out int) *hand {
-	h := &hand{in: make([]byte, in), out: make([]byte, out)}
+	h := &hand{in: aligned(in, writeHeaderSize), out: aligned(out, outHeaderSize)}
 	h.outv[0] = h.out
 	return h
+}
+
+// aligned returns a buffer in which the byte at off begins a page: what the
+// guest reads or writes with O_DIRECT may go on with O_DIRECT.
+func aligned(size, off int) []byte {
+	page := os.Getpagesize()
+	b := make([]byte, size+page)
+	skip := (page - (int(uintptr(unsafe.Pointer(&b[0])))+off)%page) % page
+	return b[skip:][:size:size]
 }
 
 func (h *hand) opcode() uint32 { return binary.NativeEndian.Uint32(h.in[4:]) }
