@@ -122,7 +122,7 @@ func (fs *FS) setAttr(n *node, fd int, file *openFile, in *fuse.SetAttrIn) error
 		}
 		var err error
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-			err = fs.withoutFsetid(truncate)
+			err = fs.withoutFsetid(&in.InHeader, truncate)
 		} else {
 			err = truncate()
 		}

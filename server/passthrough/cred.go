@@ -139,24 +139,27 @@ func callerGroups(tid uint32) []uint32 {
 	return groups
 }
 
-// withoutFsetid runs op on a thread without CAP_FSETID, so that the kernel clears
-// set-id bits as it does for the guest's caller.
-func (fs *FS) withoutFsetid(op func() error) error {
+// withoutFsetid runs op on a thread that has the caller's groups and not CAP_FSETID, so that the kernel
+// clears set-id bits as it does for the caller: whether it clears S_ISGID depends on the groups.
+// The uid stays: the caller's permission has been checked.
+func (fs *FS) withoutFsetid(h *fuse.InHeader, op func() error) error {
 	if !fs.ids.root {
 		return op()
 	}
-	runtime.LockOSThread()
-	if err := setCapability(unix.CAP_FSETID, false); err != nil {
-		runtime.UnlockOSThread()
+	var groups []uint32
+	if !fs.opts.ForeignPids {
+		groups = callerGroups(h.Pid)
+	}
+	return fs.withIDs(fs.ids.uid, h.Gid, groups, false, func() error {
+		if err := setCapability(unix.CAP_FSETID, false); err != nil {
+			return err
+		}
+		err := op()
+		if e := setCapability(unix.CAP_FSETID, true); e != nil {
+			fs.log.Error("a thread could not get a capability back", "error", e)
+		}
 		return err
-	}
-	err := op()
-	if e := setCapability(unix.CAP_FSETID, true); e != nil {
-		fs.log.Error("a thread could not get a capability back", "error", e)
-		return err // stays locked, as in withIDs
-	}
-	runtime.UnlockOSThread()
-	return err
+	})
 }
 
 // setCapability changes this thread's effective set. Raising what is not permitted is no error.

@@ -134,7 +134,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		return err
 	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 && flags&unix.O_TRUNC != 0 {
-		err = fs.withoutFsetid(open)
+		err = fs.withoutFsetid(&in.InHeader, open)
 	} else {
 		err = open()
 	}

@@ -24,6 +24,7 @@ func mountPassthrough(t testing.TB, src string, opts Options) (mnt string, fs *F
 	mo := fs.MountOptions()
 	mo.AllowOther = true
 	mo.DirectMountStrict = true
+	mo.Options = append(mo.Options, "dev", "suid") // as the native side of a comparison
 	srv, err := fuse.NewServer(fs, mnt, &mo)
 	if err != nil {
 		t.Fatal(err)

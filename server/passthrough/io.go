@@ -76,7 +76,7 @@ func (fs *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	}
 	var err error
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 && f.setID() {
-		err = fs.withoutFsetid(write)
+		err = fs.withoutFsetid(&in.InHeader, write)
 	} else {
 		err = write()
 	}

@@ -145,7 +145,10 @@ func (fs *FS) known(p *node, fd int) *node {
 // name was not removed after all.
 func (fs *FS) pinVictim(p *node, dir int, name string) (victim *node, undo func()) {
 	if !fs.handles {
-		return nil, nop
+		if fs.opts.Ledger != nil {
+			victim = fs.knownAt(p, dir, name)
+		}
+		return victim, nop
 	}
 	raw, err := fs.openPath(dir, name)
 	if err != nil {

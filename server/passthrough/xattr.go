@@ -65,15 +65,7 @@ func (fs *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data
 	return fs.changeXAttr(in.NodeId, func(path string) error {
 		set := func() error { return unix.Setxattr(path, attr, data, int(in.Flags)) }
 		if in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-			// The guest's caller is not in the file's group, as we are.
-			if err := fs.withoutFsetid(set); err != nil {
-				return err
-			}
-			var st unix.Stat_t
-			if err := unix.Stat(path, &st); err != nil || st.Mode&unix.S_ISGID == 0 {
-				return err
-			}
-			return unix.Fchmodat(unix.AT_FDCWD, path, st.Mode&0o7777&^unix.S_ISGID, 0)
+			return fs.withoutFsetid(&in.InHeader, set)
 		}
 		return set()
 	})
