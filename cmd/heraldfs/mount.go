@@ -274,7 +274,7 @@ func checkSource(source string) (string, error) {
 // it would be replaced.
 func checkMountpoint(point string) error {
 	switch st, err := os.Stat(point); {
-	case errors.Is(err, unix.ENOTCONN):
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
 		return nil
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("mount point %s does not exist (create it with mkdir)", point)
