@@ -37,7 +37,7 @@ func prepare(mountpoint string, opts *Options) (string, error) {
 	}
 	var st unix.Stat_t
 	for range maxStale {
-		err = unix.Stat(point, &st)
+		err = answers(point, &st)
 		if err != unix.ENOTCONN && err != unix.ECONNABORTED {
 			break
 		}
@@ -57,6 +57,19 @@ func prepare(mountpoint string, opts *Options) (string, error) {
 		opts.Logger.Info("mount point is not empty, the mount hides what is there", "mountpoint", point)
 	}
 	return point, nil
+}
+
+// answers is stat(2) that is not content with what the kernel has cached: with long cache times
+// the root of a dead mount still has attributes, but no statfs(2).
+func answers(point string, st *unix.Stat_t) error {
+	if err := unix.Stat(point, st); err != nil {
+		return err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(point, &fs); err == unix.ENOTCONN || err == unix.ECONNABORTED {
+		return err
+	}
+	return nil
 }
 
 // resolve makes path absolute and free of symlinks without touching the directory itself,
