@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,7 +17,7 @@ func BenchmarkGetAttr(b *testing.B) {
 		benchGetAttr(b, conn.Mountpoint())
 	})
 	b.Run("go-fuse", func(b *testing.B) {
-		needRoot(b)
+		testenv.Need(b, testenv.Root, testenv.FUSE)
 		point := b.TempDir()
 		server, err := fuse.NewServer(newMemFS(), point, &fuse.MountOptions{DirectMountStrict: true, Name: "heraldfs"})
 		if err != nil {

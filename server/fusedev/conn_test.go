@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,7 +63,7 @@ func TestLargeIO(t *testing.T) {
 }
 
 func TestExternalUnmount(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	m := newMemFS()
 	conn, err := Mount(t.TempDir(), m, Options{})
 	if err != nil {
@@ -88,7 +89,7 @@ func TestExternalUnmount(t *testing.T) {
 }
 
 func TestUnmountBusyThenClose(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	conn, err := Mount(t.TempDir(), newMemFS(), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +116,7 @@ func TestUnmountBusyThenClose(t *testing.T) {
 }
 
 func TestContextEndsServe(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	conn, err := Mount(t.TempDir(), newMemFS(), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -136,7 +137,7 @@ func TestContextEndsServe(t *testing.T) {
 }
 
 func TestCloseWithoutServe(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	conn, err := Mount(t.TempDir(), newMemFS(), Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +153,7 @@ func TestCloseWithoutServe(t *testing.T) {
 }
 
 func TestMovedMount(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	// A mount below a shared one cannot be moved.
 	base := t.TempDir()
 	if err := unix.Mount("tmpfs", base, "tmpfs", 0, ""); err != nil {
@@ -182,7 +183,7 @@ func TestMovedMount(t *testing.T) {
 }
 
 func TestMountErrors(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {

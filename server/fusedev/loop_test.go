@@ -137,7 +137,8 @@ func TestLockWait(t *testing.T) {
 		return err
 	})
 	// A third one is one too many.
-	_, said := startHelper(t, "lock", nil, nil, path)
+	third, said := startHelper(t, "lock", nil, nil, path)
+	_ = third.Wait()
 	if want := "lock: no locks available"; said != want {
 		t.Errorf("third waiter: %q, want %q", said, want)
 	}

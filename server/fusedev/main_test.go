@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +27,7 @@ const helperEnv = "FUSEDEV_HELPER"
 func TestMain(m *testing.M) {
 	switch os.Getenv(helperEnv) {
 	case "":
-		os.Exit(m.Run())
+		testenv.LeakMain(m)
 	case "serve":
 		os.Exit(helperServe(os.Args[1]))
 	case "lock":
@@ -114,20 +115,10 @@ func helperCommand(t *testing.T, kind string, attr *syscall.SysProcAttr, env []s
 	return cmd
 }
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat(devicePath); err != nil {
-		t.Skip("needs /dev/fuse")
-	}
-}
-
 // serve mounts on a fresh directory, serves, and ends it all with the test.
 func serve(t testing.TB, fs *memFS, opts Options) *Conn {
 	t.Helper()
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	}

@@ -10,11 +10,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/hanwen/go-fuse/v2/posixtest"
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // TestPosix runs go-fuse's suite over its loopback file system through our device.
 func TestPosix(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	for name, test := range posixtest.All {
 		t.Run(name, func(t *testing.T) {
 			source := filepath.Join(t.TempDir(), "source")
@@ -43,7 +44,7 @@ func TestPosix(t *testing.T) {
 // TestOneP runs part of the tests with a single P, where a server that needs two
 // would hang.
 func TestOneP(t *testing.T) {
-	needRoot(t)
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	if os.Getenv("GOMAXPROCS") == "1" {
 		t.Skip("this is it")
 	}
