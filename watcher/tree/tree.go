@@ -83,7 +83,8 @@ func (t *Tree) Backends() (names, why []string) {
 // and then returns nil. emit is called by one goroutine at a time; it may not keep
 // the slice. While it blocks, the kernel's queue grows.
 func (t *Tree) Run(ctx context.Context, emit func([]Record)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+	outer := ctx
+	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	t.emit = emit
 	var run, walk sync.WaitGroup
@@ -112,8 +113,11 @@ func (t *Tree) Run(ctx context.Context, emit func([]Record)) error {
 	for _, g := range t.groups {
 		g.fail() // whoever waits in Barrier
 	}
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) &&
-		!errors.Is(err, context.DeadlineExceeded) {
+	if outer.Err() != nil {
+		return nil
+	}
+	// Canceled: a watcher ended because of Close.
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
