@@ -238,7 +238,7 @@ func (d *Decoder) subscribe() *Subscribe {
 		case "from":
 			m.From, m.Resume = r.uint(math.MaxUint64), true
 		case "stream":
-			m.Stream = r.fixed(streamSize)
+			m.Stream = r.fixed(StreamSize)
 		case "compact":
 			m.Compact = Compaction(r.uint(math.MaxUint8))
 		case "win":
@@ -258,7 +258,7 @@ func (d *Decoder) subscribed() *Subscribed {
 		case "root":
 			m.Root = r.text(MaxName)
 		case "stream":
-			m.Stream = r.fixed(streamSize)
+			m.Stream = r.fixed(StreamSize)
 		case "next":
 			m.Next = r.uint(math.MaxUint64)
 		case "head":
@@ -447,5 +447,9 @@ func (d *Decoder) identity(id *Identity) {
 	id.FS = r.uint(math.MaxUint64)
 	id.Type = r.int32()
 	id.Handle = r.text(maxHandle)
-	copy(id.MAC[:], r.fixed(MACSize))
+	mac := r.bytes(MACSize)
+	if len(mac) != MACSize || id.Handle == "" {
+		r.fail("identity")
+	}
+	copy(id.MAC[:], mac)
 }

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	nonceSize  = 32
-	proofSize  = sha256.Size
-	streamSize = 16
+	nonceSize = 32
+	proofSize = sha256.Size
+	// StreamSize is the length of a stream's name in bytes.
+	StreamSize = 16
 	// MinToken is the least length of a token in bytes: a proof that is overheard can be
 	// tried against guesses.
 	MinToken = 16
@@ -96,6 +97,9 @@ func clientHandshake(c *Conn, o Options) error {
 	if theirs.Version < MinVersion || theirs.Version > Version {
 		return fmt.Errorf("server chose version %d: %w", theirs.Version, ErrVersion)
 	}
+	if len(theirs.Nonce) != nonceSize {
+		return fmt.Errorf("hello without a nonce: %w", ErrMalformed)
+	}
 	c.peer = theirs
 	if len(o.Token) > 0 {
 		// A server that cannot prove it is not the one we look for.
@@ -117,6 +121,9 @@ func serverHandshake(c *Conn, o Options) error {
 	theirs, err := expect[*Hello](c)
 	if err != nil {
 		return err
+	}
+	if len(theirs.Nonce) != nonceSize {
+		return fmt.Errorf("hello without a nonce: %w", ErrMalformed)
 	}
 	version := min(theirs.Version, Version)
 	if version < MinVersion || version < theirs.MinVersion {

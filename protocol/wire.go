@@ -123,9 +123,12 @@ func (r *reader) same(limit int, old string) string {
 	return string(b)
 }
 
-// fixed reads exactly n bytes, copied.
+// fixed reads exactly n bytes, copied, or none.
 func (r *reader) fixed(n int) []byte {
 	b := r.bytes(n)
+	if len(b) == 0 {
+		return nil
+	}
 	if len(b) != n {
 		r.fail("bytes of a fixed length expected")
 		return nil
