@@ -14,9 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// All is everything that inotify can tell of a directory and its entries.
-const All = notify.AllMask
-
 // readSize is large so that one read usually empties the queue.
 const readSize = 1 << 20
 
