@@ -46,6 +46,15 @@ type Marker interface {
 	Unmark(dir Object)
 }
 
+// FileMarker is a Marker that can hear of a file that is in none of the marked
+// directories: of its content, its attributes and its end, not of its name.
+type FileMarker interface {
+	Marker
+	// MarkFile asks for the events of the file that fd refers to; they carry file
+	// as their Object and no Dir. Unmark ends that.
+	MarkFile(file Object, fd int) error
+}
+
 // Delivery makes a guest's watchers hear events.
 type Delivery interface {
 	// Deliver takes a batch in order. The slice is the caller's again on return.

@@ -46,7 +46,12 @@ func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
 		back := &events[j]
 		if back.Op == notify.OpRename && back.Dir == ev.NewDir && back.Name == ev.NewName &&
 			back.NewDir == ev.Dir && back.NewName == ev.Name {
-			if !r.swapped(ev, back) {
+			swapped := r.swapped(ev, back)
+			if ev.Object.IsZero() {
+				// inotify merges nothing: what there was to doubt is decided here.
+				ev.Verify, back.Verify = false, false
+			}
+			if !swapped {
 				return false
 			}
 			ev.Op = notify.OpExchange
@@ -70,28 +75,44 @@ func touches(ev *notify.Event, dir notify.Object, name string) bool {
 	return false
 }
 
-// swapped tells an exchange from a rename over a file and back: either the two moved different
-// objects, or where the source does not say, what was replaced is still alive.
+// swapped tells an exchange from a rename over a file and back. Either the source names
+// objects, and the two are different ones; or what the guest knows of the names is
+// compared with where it is now.
 func (r *Replayer) swapped(ev, back *notify.Event) bool {
 	if !ev.Object.IsZero() && !back.Object.IsZero() {
 		return ev.Object != back.Object
 	}
-	victim := r.victim(ev)
-	if victim == nil || victim.isGhost() {
+	as, bs := r.nodes(ev.Dir, ev.NewDir)
+	if len(as) == 0 || as[0] == 0 || bs[0] == 0 {
 		return false
 	}
-	var a fuse.Attr
-	return r.tree.Attr(victim.id, &a).Ok() && a.Nlink > 0
+	a, b := as[0], bs[0]
+	_, src := r.view.lookup(a, ev.Name)
+	_, victim := r.view.lookup(b, ev.NewName)
+	atOld, atNew := r.hostNode(a, ev.Name), r.hostNode(b, ev.NewName)
+	if victim != nil && !victim.isGhost() {
+		if atOld == victim.id {
+			return true
+		}
+		var attr fuse.Attr
+		if !r.tree.Attr(victim.id, &attr).Ok() || attr.Nlink == 0 {
+			return false
+		}
+	}
+	if src != nil && !src.isGhost() {
+		return atOld != src.id && (atOld != 0 || atNew == src.id)
+	}
+	return victim != nil && !victim.isGhost() || atOld != 0 && atNew != 0
 }
 
-// victim is what the guest knows at the name that ev moves to.
-func (r *Replayer) victim(ev *notify.Event) *vnode {
-	_, ids := r.nodes(notify.Object{}, ev.NewDir)
-	if len(ids) == 0 {
-		return nil
+// hostNode returns the nodeid of what parent/name is on the host now, or zero.
+func (r *Replayer) hostNode(parent uint64, name string) uint64 {
+	var out fuse.EntryOut
+	if !r.tree.Obtain(notify.Object{}, parent, name, &out).Ok() {
+		return 0
 	}
-	_, n := r.view.lookup(ids[0], ev.NewName)
-	return n
+	r.fs.RawFileSystem.Forget(out.NodeId, 1)
+	return out.NodeId
 }
 
 // mayBeExchange reports whether something is still, or again, at the name that ev moved away.
@@ -100,10 +121,5 @@ func (r *Replayer) mayBeExchange(ev *notify.Event) bool {
 	if len(ids) == 0 || ids[0] == 0 {
 		return false
 	}
-	var out fuse.EntryOut
-	if !r.tree.Obtain(notify.Object{}, ids[0], ev.Name, &out).Ok() {
-		return false
-	}
-	r.fs.RawFileSystem.Forget(out.NodeId, 1)
-	return true
+	return r.hostNode(ids[0], ev.Name) != 0
 }

@@ -135,7 +135,7 @@ func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
 	}
 	if n := r.object(obj, p); n != nil {
 		sd.node = n
-	} else if obj.IsZero() && before != nil && before.isDir() == ev.IsDir {
+	} else if obj.IsZero() && before != nil && !before.isGhost() && before.isDir() == ev.IsDir {
 		sd.node = before
 	} else {
 		var out fuse.EntryOut
@@ -273,6 +273,16 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		near = stagingID
 	}
 	known := r.object(ev.Object, near)
+	if known == nil && ev.Object.IsZero() {
+		if p != 0 {
+			_, known = r.view.lookup(p, name)
+		}
+		if (known == nil || known.isGhost()) && ev.Op == notify.OpRename {
+			if n := r.arrived(ev, np); n != nil {
+				known = n
+			}
+		}
+	}
 	if p == 0 {
 		p, name = stagingID, r.stage(known)
 	}
@@ -290,8 +300,8 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		s.src = side{parent: p, name: name}
 		s.dst = side{parent: np, name: newName}
 		now, before := r.view.lookup(p, name)
-		n := r.object(ev.Object, near)
-		if n == nil && (ev.Object.IsZero() || before != nil && before.isGhost()) {
+		n := known
+		if n == nil && before != nil && before.isGhost() {
 			n = before
 		}
 		if n == nil || n.isDir() != ev.IsDir {
@@ -329,11 +339,51 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		}
 		return unix.Renameat2(dir, name, newDir, newName, flags)
 	})
+	if ok {
+		r.follow(known, ev, np)
+	}
 	if ok && victim != nil && !exchange && !victim.isGhost() && !victim.isDir() {
 		if obj, has := r.tree.Object(victim.id); has {
 			r.links.cover(obj, false)
 		}
 	}
+}
+
+// follow keeps hearing of a file that moved to where the source has no watch.
+func (r *Replayer) follow(n *vnode, ev *notify.Event, np uint64) {
+	if r.cfg.Files == nil || n == nil || n.isGhost() || n.isDir() {
+		return
+	}
+	obj, ok := r.tree.Object(n.id)
+	if !ok {
+		return
+	}
+	if np != stagingID {
+		r.cfg.Files.Unmark(obj)
+		return
+	}
+	err := r.tree.WithFD(n.id, func(fd int) error { return r.cfg.Files.MarkFile(obj, fd) })
+	if err != nil {
+		r.stats.setLast("follow " + ev.String() + ": " + err.Error())
+		r.log.Debug("a file that left the known directories is not watched", "error", err)
+	}
+}
+
+// arrived finds, for a source that does not name objects, what is now at the place to which
+// something unknown was moved, if the guest knows it by another name.
+func (r *Replayer) arrived(ev *notify.Event, np uint64) *vnode {
+	if !ev.Object.IsZero() || np == 0 || np == stagingID {
+		return nil
+	}
+	var out fuse.EntryOut
+	if !r.tree.Obtain(notify.Object{}, np, ev.NewName, &out).Ok() {
+		return nil
+	}
+	defer r.fs.RawFileSystem.Forget(out.NodeId, 1)
+	if n := r.view.node(out.NodeId); n != nil && n.isDir() == ev.IsDir {
+		return n
+	}
+	return nil
 }
 
 // otherSide finds what an exchange swapped n with: it is at the old name now.

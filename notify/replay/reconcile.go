@@ -193,12 +193,15 @@ func (d *diff) name(r *Replayer, parent uint64, name string) {
 		defer r.fs.RawFileSystem.Forget(out.NodeId, 1)
 	}
 	now, _ := r.view.lookup(parent, name)
+	isDir := out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
+	if exists && now != nil && now.isGhost() && now.isDir() == isDir {
+		return
+	}
 	depth := r.view.depth(parent)
 	if now != nil && (!exists || now.id != out.NodeId) {
 		d.gone = append(d.gone, found{parent, name, now.id, now.isDir(), depth})
 	}
 	if exists && (now == nil || now.id != out.NodeId) {
-		isDir := out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
 		d.added = append(d.added, found{parent, name, out.NodeId, isDir, depth})
 	}
 }
@@ -252,7 +255,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 		r.note(r.cfg.Notify.InvalEntry(id, name, true))
 	}
 	switch {
-	case n != nil && n.id == out.NodeId || known && n == nil:
+	case n != nil && (n.id == out.NodeId || n.isGhost() && n.isDir() == isDir) || known && n == nil:
 		if !changed {
 			return
 		}

@@ -31,6 +31,8 @@ type Tree interface {
 	Locate(obj notify.Object) (parent notify.Object, name string, err error)
 	// Names calls yield for every name in the directory, "." and ".." left out.
 	Names(nodeid uint64, yield func(name string, isDir bool) bool) error
+	// WithFD calls use with a descriptor of the object on the host.
+	WithFD(nodeid uint64, use func(fd int) error) error
 }
 
 // hinted is a Tree that likes to hear what the host did: Moved where an object is
@@ -72,6 +74,9 @@ type Config struct {
 	// PairWait is how long an ATTRIB without a name waits for the link or unlink
 	// that caused it; zero means two milliseconds.
 	PairWait time.Duration
+	// Files, if not nil, is asked to watch a file that the guest knows and that has
+	// left the known directories. Sources that cover the file system need no such thing.
+	Files notify.FileMarker
 	// Bounded says that the source's queue can overflow: the names of known
 	// directories are remembered, so that what was lost can be made up.
 	Bounded bool

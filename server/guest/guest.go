@@ -146,6 +146,7 @@ func (g *Guest) follow(ctx context.Context) error {
 		FS: g.replay, Tree: g.fs, Notify: g.conn.Notify(), Source: g.opts.Events,
 		Mask: g.opts.Mask, Bounded: g.opts.Bounded, Logger: g.log, OpenRoot: g.openRoot,
 	}
+	cfg.Files, _ = g.opts.Marker.(notify.FileMarker)
 	root, err := g.conn.PrivateRoot()
 	switch {
 	case err == nil:

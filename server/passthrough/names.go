@@ -21,6 +21,20 @@ func (fs *FS) Names(nodeid uint64, yield func(name string, isDir bool) bool) err
 	return err
 }
 
+// WithFD calls use with an O_PATH descriptor of a node, which is good during the call.
+func (fs *FS) WithFD(nodeid uint64, use func(fd int) error) error {
+	n, err := fs.node(nodeid)
+	if err != nil {
+		return err
+	}
+	fd, err := fs.ref(n)
+	if err != nil {
+		return err
+	}
+	defer fd.Release()
+	return use(fd.Int())
+}
+
 // MountID tells nodes of one file system apart that are seen through several
 // mounts: equal numbers are the same mount.
 func (fs *FS) MountID(nodeid uint64) uint64 {

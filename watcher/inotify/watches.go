@@ -16,6 +16,8 @@ type watch struct {
 	// parent is the directory that dir is in, zero if dir is the root of a mount or
 	// its parent is not known.
 	parent notify.Object
+	// file says that dir is a file, marked by MarkFile.
+	file bool
 }
 
 // watchTable is guarded by Watcher.mu. The kernel gives out watch descriptors in a circle (idr_alloc_cyclic),
@@ -35,16 +37,27 @@ func newWatchTable() watchTable {
 // Mark is notify.Marker's. The error wraps notify.ErrNotSupported if the user's limit of
 // watches (fs.inotify.max_user_watches) is reached.
 func (w *Watcher) Mark(dir notify.Object, fd int) error {
-	parent := parentOf(fd)
+	return w.add(fd, w.mask, watch{dir: dir, parent: parentOf(fd)})
+}
+
+// fileMask is what a mark on a file is for.
+const fileMask = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_CLOSE_WRITE
+
+// MarkFile is notify.FileMarker's.
+func (w *Watcher) MarkFile(file notify.Object, fd int) error {
+	return w.add(fd, w.mask&fileMask, watch{dir: file, file: true})
+}
+
+func (w *Watcher) add(fd int, mask uint32, e watch) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
 		return fmt.Errorf("mark: %w", notify.ErrClosed)
 	}
-	if _, ok := w.watches.byDir[dir]; ok {
+	if _, ok := w.watches.byDir[e.dir]; ok {
 		return nil
 	}
-	wd, err := unix.InotifyAddWatch(w.fd, sys.ProcPath(fd), w.mask)
+	wd, err := unix.InotifyAddWatch(w.fd, sys.ProcPath(fd), mask)
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("inotify_add_watch: fs.inotify.max_user_watches reached: %w: %w", err, notify.ErrNotSupported)
@@ -54,8 +67,8 @@ func (w *Watcher) Mark(dir notify.Object, fd int) error {
 	if old := w.watches.byWd[int32(wd)]; old != nil {
 		delete(w.watches.byDir, old.dir)
 	}
-	w.watches.byWd[int32(wd)] = &watch{dir: dir, parent: parent}
-	w.watches.byDir[dir] = int32(wd)
+	w.watches.byWd[int32(wd)] = &e
+	w.watches.byDir[e.dir] = int32(wd)
 	return nil
 }
 
@@ -102,6 +115,9 @@ func (t *watchTable) raw(ev event) (notify.Raw, bool) {
 			e.parent = t.movedTo
 		}
 		return notify.Raw{}, false
+	}
+	if e.file {
+		return notify.Raw{Mask: ev.mask, Object: e.dir}, true
 	}
 	if len(ev.name) == 0 {
 		return t.self(e, ev)
