@@ -1,0 +1,160 @@
+package virtiofs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// cancelAfter is how long handlers may take to end by themselves before whoever waits for them cancels them.
+const cancelAfter = 100 * time.Millisecond
+
+// NewFS makes the file system of one FUSE session. It is called for each INIT: a mount in
+// the guest. OnUnmount is called when the session has ended and no handler runs.
+type NewFS func() (fuse.RawFileSystem, *fuse.MountOptions, error)
+
+// device is the state of one connection.
+type device struct {
+	opts    *Options
+	log     *slog.Logger
+	newFS   NewFS
+	queues  []*queue
+	workers slots
+	watch   *watchdog
+	buffers sync.Pool // *[smallReply]byte
+
+	broken atomic.Bool
+
+	// ctl is held by the goroutine that reads messages, for each of them.
+	ctl      sync.Mutex
+	features uint64
+	status   uint8
+	mem      *memory
+	inflight *inflight
+
+	// mountMu serialises INIT and DESTROY.
+	mountMu sync.Mutex
+	current atomic.Pointer[session]
+}
+
+func newDevice(o *Options, newFS NewFS) *device {
+	d := &device{opts: o, log: o.Logger, newFS: newFS, mem: newMemory(nil)}
+	d.workers.max = int64(o.MaxWorkers)
+	d.buffers.New = func() any { return new([smallReply]byte) }
+	for i := range o.Queues + 1 {
+		d.queues = append(d.queues, newQueue(d, i))
+	}
+	d.watch = newWatchdog(d.queues)
+	go d.watch.run()
+	return d
+}
+
+func (d *device) session() *session { return d.current.Load() }
+
+func (d *device) swapSession(s *session) *session { return d.current.Swap(s) }
+
+// fail stops the device's queues until the front-end starts them anew.
+func (d *device) fail(index int, err error) {
+	if !d.broken.CompareAndSwap(false, true) {
+		return
+	}
+	d.log.Error("the device is broken until the guest is reset", "queue", index, "err", err)
+	for _, q := range d.queues {
+		q.mu.Lock()
+		signal(q.errfd)
+		q.mu.Unlock()
+	}
+	if d.opts.OnError != nil {
+		d.opts.OnError(fmt.Errorf("queue %d: %w", index, err))
+	}
+}
+
+func (d *device) waitCancelling(wait func()) {
+	waitCancelling(wait, func() { d.session().cancelAll() })
+}
+
+// waitCancelling calls wait, and cancel again and again if that takes long.
+func waitCancelling(wait, cancel func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		wait()
+	}()
+	timer := time.NewTimer(cancelAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-timer.C:
+			cancel()
+			timer.Reset(cancelEvery)
+		}
+	}
+}
+
+// stopQueues stops them all.
+func (d *device) stopQueues() {
+	for _, q := range d.queues {
+		q.stop()
+	}
+}
+
+func (d *device) anyStarted() bool {
+	for _, q := range d.queues {
+		q.mu.Lock()
+		started := q.started
+		q.mu.Unlock()
+		if started {
+			return true
+		}
+	}
+	return false
+}
+
+// endSession ends the FUSE session, if there is one.
+func (d *device) endSession() {
+	d.mountMu.Lock()
+	defer d.mountMu.Unlock()
+	d.swapSession(nil).end()
+}
+
+// close ends everything, in the order of the lives.
+func (d *device) close() {
+	d.ctl.Lock()
+	defer d.ctl.Unlock()
+	d.stopQueues()
+	d.endSession()
+	d.watch.stop()
+	for _, q := range d.queues {
+		q.setEvent(&q.call, -1)
+		q.setEvent(&q.errfd, -1)
+	}
+	d.inflight.unmap()
+	d.inflight = nil
+	d.mem.release()
+	d.mem = nil
+}
+
+// setMemory makes m, whose reference is taken over, the guest's memory.
+func (d *device) setMemory(m *memory) error {
+	var errs []error
+	for _, q := range d.queues {
+		errs = append(errs, q.remap(m))
+	}
+	d.mem.release()
+	d.mem = m
+	return errors.Join(errs...)
+}
+
+func (d *device) queue(index uint32) (*queue, error) {
+	if int64(index) >= int64(len(d.queues)) {
+		return nil, fmt.Errorf("%w: queue %d of %d", ErrProtocol, index, len(d.queues))
+	}
+	return d.queues[index], nil
+}
