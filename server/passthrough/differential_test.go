@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // result renders what a call returned.
@@ -280,7 +282,7 @@ func TestDifferential(t *testing.T) {
 func differential(t *testing.T, fstype string, opts Options, seed uint64, steps int) {
 	base := t.TempDir()
 	if fstype == "tmpfs" {
-		base = tmpfs(t)
+		base = testenv.Tmpfs(t)
 	}
 	native, src := base+"/native", base+"/src"
 	must(t, os.Mkdir(native, 0o755))

@@ -71,7 +71,9 @@
 //	    table.mu         nodes by id and by object
 //	  fdRing.mu          cached descriptors of directories
 //	    node.mu          one node's hint, descriptors and open files
-//	mounts.mu, files.mu, streams.mu, lockState.mu: nothing is taken under them
+//	mounts.mu
+//	  mount.mu             devices of one mount
+//	fileTable.mu, streamCache.mu, lockState.mu: nothing is taken under them
 //
 // No lock is held over a system call that can wait for a guest. The own mount
 // point below SOURCE would be a deadlock; Exclude keeps it out.

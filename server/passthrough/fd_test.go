@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // manyFiles runs in a process of its own with few descriptors. The lookups are made by calling
@@ -54,7 +56,7 @@ func manyFiles(src string) error {
 }
 
 func TestManyKnownFiles(t *testing.T) {
-	src := tmpfs(t)
+	src := testenv.Tmpfs(t)
 	for d := range 300 {
 		dir := filepath.Join(src, fmt.Sprint("d", d))
 		must(t, os.Mkdir(dir, 0o755))

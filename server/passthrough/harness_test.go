@@ -8,11 +8,14 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // mountPassthrough shows src in a guest mount for the duration of the test.
 func mountPassthrough(t testing.TB, src string, opts Options) (mnt string, fs *FS) {
 	t.Helper()
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	}
@@ -49,14 +52,6 @@ type testWriter struct{ t testing.TB }
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Logf("%s", b)
 	return len(b), nil
-}
-
-// tmpfs mounts one for the duration of the test.
-func tmpfs(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	mountAt(t, "tmpfs", dir, "mode=755")
-	return dir
 }
 
 func mountAt(t testing.TB, fstype, dir, data string) {

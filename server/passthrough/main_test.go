@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // TestMain runs helpers of tests that need another process, and fails if the tests
-// have left descriptors behind.
+// have left anything behind.
 func TestMain(m *testing.M) {
 	if name := os.Getenv("PASSTHROUGH_HELPER"); name != "" {
 		if err := helpers()[name](os.Args[len(os.Args)-1]); err != nil {
@@ -16,15 +18,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	before := countFDs()
-	code := m.Run()
-	// The runtime's poller and go-fuse's pools of pipes come with first use.
-	after := countFDs()
-	if code == 0 && after > before+8 {
-		fmt.Fprintf(os.Stderr, "%d descriptors before, %d after\n", before, after)
-		code = 1
-	}
-	os.Exit(code)
+	testenv.LeakMain(m)
 }
 
 func countFDs() int {

@@ -90,6 +90,7 @@ func (fs *FS) MountOptions() fuse.MountOptions {
 		EnableAcl:                true,
 		EnableSymlinkCaching:     fs.opts.KeepCache,
 		ExplicitDataCacheControl: fs.opts.KeepCache,
+		DisableSplice:            true, // replies are read into, or in one copy from memory
 		MaxWrite:                 1 << 20,
 		MaxBackground:            64,
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |

@@ -1,10 +1,14 @@
 package passthrough
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // TestPosix runs go-fuse's suite for each way to hold nodes, without caching and with all of it.
@@ -22,7 +26,7 @@ func TestPosix(t *testing.T) {
 						t.Run(name, func(t *testing.T) {
 							src := t.TempDir()
 							if fstype == "tmpfs" {
-								src = tmpfs(t)
+								src = testenv.Tmpfs(t)
 							}
 							mnt, _ := mountPassthrough(t, src, opts)
 							test(t, mnt)
@@ -31,5 +35,28 @@ func TestPosix(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestPosixElsewhere runs the suite over the other file systems that SOURCE may be on. On
+// overlayfs nodes hold descriptors: its handles cannot be opened.
+func TestPosixElsewhere(t *testing.T) {
+	for name, dir := range map[string]func(testing.TB) string{
+		"xfs": testenv.XFS, "btrfs": testenv.Btrfs, "subvolume": testenv.BtrfsSubvolume, "overlay": testenv.Overlay,
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := dir(t)
+			for name, test := range posixtest.All {
+				if name == "FcntlFlockLocksFile" {
+					continue // as above
+				}
+				t.Run(name, func(t *testing.T) {
+					src := filepath.Join(base, name)
+					must(t, os.Mkdir(src, 0o755))
+					mnt, _ := mountPassthrough(t, src, Options{NegativeTimeout: time.Hour})
+					test(t, mnt)
+				})
+			}
+		})
 	}
 }
