@@ -79,10 +79,13 @@ func (c *Conn) startWatch() error {
 		return fmt.Errorf("watch %s: %w", c.point, notify.ErrClosed)
 	default:
 	}
-	info, err := os.Open(mountinfoPath)
+	// Not by os.Open: the runtime's poller would share the descriptor, and whoever polls
+	// mountinfo first takes the change from the others.
+	fd, err := unix.Open(mountinfoPath, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return wrapPath(mountinfoPath, err)
 	}
+	info := os.NewFile(uintptr(fd), mountinfoPath)
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		info.Close()
