@@ -151,13 +151,7 @@ func (d *daemon) stop(sig os.Signal) {
 	default:
 		d.cmd.Process.Signal(sig)
 	}
-	select {
-	case <-d.ended:
-	case <-time.After(patience):
-		d.t.Errorf("the daemon does not end on %v\n%s", sig, d.log)
-		d.cmd.Process.Signal(unix.SIGQUIT)
-		<-d.ended
-		d.t.Logf("its goroutines:\n%s", d.log)
+	if !d.ends(sig.String()) {
 		unix.Unmount(d.mnt, unix.MNT_DETACH)
 		return
 	}
@@ -174,6 +168,21 @@ func (d *daemon) stop(sig os.Signal) {
 		d.t.Errorf("%s is still mounted", d.mnt)
 		unix.Unmount(d.mnt, unix.MNT_DETACH)
 	}
+}
+
+// ends waits for the daemon's end, and shows what it is doing if that does not come.
+func (d *daemon) ends(why string) bool {
+	d.t.Helper()
+	select {
+	case <-d.ended:
+		return true
+	case <-time.After(patience):
+	}
+	d.t.Errorf("the daemon does not end after: %s", why)
+	d.cmd.Process.Signal(unix.SIGQUIT)
+	<-d.ended
+	d.t.Logf("its log and goroutines:\n%s", d.log)
+	return false
 }
 
 func isMounted(t testing.TB, point string) bool {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -101,11 +100,7 @@ func TestUnmountByOthers(t *testing.T) {
 			dirs := place(t, "src", "mnt")
 			d := serve(t, dirs[0], dirs[1])
 			check(t, c.do(dirs[1]))
-			select {
-			case <-d.ended:
-			case <-time.After(patience):
-				t.Fatal("the daemon does not end")
-			}
+			d.ends(c.name)
 		})
 	}
 }
@@ -129,11 +124,7 @@ func TestUmountBusy(t *testing.T) {
 		t.Error("still mounted")
 	}
 	check(t, f.Close())
-	select {
-	case <-d.ended:
-	case <-time.After(patience):
-		t.Fatal("the daemon does not end with the last user")
-	}
+	d.ends("its last user has gone")
 }
 
 // kill ends a daemon without a chance to clean up; its mount stays behind, dead.
