@@ -13,7 +13,8 @@ const dirLimit = 512
 const walkFlags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 // dirCache holds O_PATH descriptors of guest directories, by nodeid. A
-// descriptor follows its directory through renames. Only the replayer uses it.
+// descriptor follows its directory through renames. Only the replayer's thread uses it: the
+// descriptors are of its own table.
 type dirCache struct {
 	fs      *FS
 	root    int

@@ -111,7 +111,7 @@ func (r *Replayer) hostNode(parent uint64, name string) uint64 {
 	if !r.tree.Obtain(notify.Object{}, parent, name, &out).Ok() {
 		return 0
 	}
-	r.fs.RawFileSystem.Forget(out.NodeId, 1)
+	r.far.Forget(out.NodeId, 1)
 	return out.NodeId
 }
 

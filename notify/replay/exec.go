@@ -82,14 +82,14 @@ func (r *Replayer) lookAhead(s *step) {
 func (r *Replayer) settle(s *step) {
 	if s.made != nil && !s.used {
 		if s.madeCounted {
-			r.fs.RawFileSystem.Forget(s.made.NodeId, 1)
+			r.far.Forget(s.made.NodeId, 1)
 		} else {
 			r.view.release(r.view.node(s.made.NodeId))
 		}
 	}
 	for _, sd := range []*side{&s.src, &s.dst} {
 		if sd.entry != nil {
-			r.fs.RawFileSystem.Forget(sd.entry.NodeId, 1)
+			r.far.Forget(sd.entry.NodeId, 1)
 			sd.entry = nil
 		}
 		if sd.node != nil {
@@ -101,7 +101,7 @@ func (r *Replayer) settle(s *step) {
 // expire makes the guest's kernel ask again for a name.
 func (r *Replayer) expire(parent uint64, name string) {
 	if parent != stagingID {
-		r.note(r.cfg.Notify.InvalEntry(parent, name, true))
+		r.note(r.far.InvalEntry(parent, name, true))
 	}
 }
 
@@ -113,10 +113,10 @@ func (r *Replayer) fresh(n *vnode, op notify.Op) {
 	switch op {
 	case notify.OpModify, notify.OpCloseWrite:
 		if n.isReg() && r.view.isOpened(n) {
-			r.note(r.cfg.Notify.InvalInode(n.id, 0, -1))
+			r.note(r.far.InvalInode(n.id, 0, -1))
 		}
 	case notify.OpAttrib:
-		r.note(r.cfg.Notify.InvalInode(n.id, -1, 0))
+		r.note(r.far.InvalInode(n.id, -1, 0))
 	}
 }
 
@@ -130,7 +130,7 @@ func (v *view) isOpened(n *vnode) bool {
 func (r *Replayer) dropAttr(obj notify.Object) {
 	r.idC = r.tree.NodeIDs(r.idC[:0], obj)
 	for _, id := range r.idC {
-		r.note(r.cfg.Notify.InvalInode(id, -1, 0))
+		r.note(r.far.InvalInode(id, -1, 0))
 	}
 }
 
@@ -142,14 +142,14 @@ func (r *Replayer) cohere(ev *notify.Event) {
 		}
 		for _, p := range r.tree.NodeIDs(nil, dir) {
 			if name == "." {
-				r.note(r.cfg.Notify.InvalInode(p, -1, 0))
+				r.note(r.far.InvalInode(p, -1, 0))
 				continue
 			}
 			if ev.Op.Mask()&(notify.Create|notify.Delete|notify.Moves) != 0 {
-				r.note(r.cfg.Notify.InvalEntry(p, name, true))
-				r.note(r.cfg.Notify.InvalInode(p, 0, 0))
+				r.note(r.far.InvalEntry(p, name, true))
+				r.note(r.far.InvalInode(p, 0, 0))
 			} else if n, _ := r.view.lookup(p, name); n != nil && !n.isGhost() {
-				r.note(r.cfg.Notify.InvalInode(n.id, 0, -1))
+				r.note(r.far.InvalInode(n.id, 0, -1))
 			}
 		}
 	}
@@ -157,7 +157,7 @@ func (r *Replayer) cohere(ev *notify.Event) {
 	drop(ev.NewDir, ev.NewName)
 	if !ev.Object.IsZero() {
 		for _, id := range r.tree.NodeIDs(nil, ev.Object) {
-			r.note(r.cfg.Notify.InvalInode(id, 0, -1))
+			r.note(r.far.InvalInode(id, 0, -1))
 		}
 	}
 }

@@ -119,8 +119,8 @@ func (r *Replayer) one(p uint64, ev *notify.Event) {
 	case notify.OpOpen, notify.OpCloseNowrite, notify.OpCloseWrite:
 		r.open(p, name, ev)
 	case notify.OpMount, notify.OpUnmount:
-		r.note(r.cfg.Notify.InvalEntry(p, name, false))
-		r.note(r.cfg.Notify.InvalInode(p, 0, 0))
+		r.note(r.far.InvalEntry(p, name, false))
+		r.note(r.far.InvalInode(p, 0, 0))
 	}
 }
 
@@ -145,7 +145,7 @@ func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
 				sd.node = &vnode{id: out.NodeId, mode: out.Attr.Mode & unix.S_IFMT}
 				return sd
 			}
-			r.fs.RawFileSystem.Forget(out.NodeId, 1)
+			r.far.Forget(out.NodeId, 1)
 		}
 		if before != nil && before.isGhost() && before.isDir() == ev.IsDir {
 			sd.node = before
@@ -178,7 +178,7 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 				}
 				return s
 			}
-			r.fs.RawFileSystem.Forget(out.NodeId, 1)
+			r.far.Forget(out.NodeId, 1)
 		}
 		// A directory is left unknown until somebody looks it up: what happens in
 		// it meanwhile costs nothing.
@@ -359,11 +359,10 @@ func (r *Replayer) follow(n *vnode, ev *notify.Event, np uint64) {
 		return
 	}
 	if np != stagingID {
-		r.cfg.Files.Unmark(obj)
+		r.far.Unfollow(obj)
 		return
 	}
-	err := r.tree.WithFD(n.id, func(fd int) error { return r.cfg.Files.MarkFile(obj, fd) })
-	if err != nil {
+	if err := r.far.Follow(obj, n.id); err != nil {
 		r.stats.setLast("follow " + ev.String() + ": " + err.Error())
 		r.log.Debug("a file that left the known directories is not watched", "error", err)
 	}
@@ -379,7 +378,7 @@ func (r *Replayer) arrived(ev *notify.Event, np uint64) *vnode {
 	if !r.tree.Obtain(notify.Object{}, np, ev.NewName, &out).Ok() {
 		return nil
 	}
-	defer r.fs.RawFileSystem.Forget(out.NodeId, 1)
+	defer r.far.Forget(out.NodeId, 1)
 	if n := r.view.node(out.NodeId); n != nil && n.isDir() == ev.IsDir {
 		return n
 	}
@@ -396,7 +395,7 @@ func (r *Replayer) otherSide(p, np uint64, name string, other, n *vnode) *vnode 
 	if p != stagingID && r.tree.Obtain(notify.Object{}, p, name, &out).Ok() {
 		isDir = out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
 		known := r.view.node(out.NodeId)
-		r.fs.RawFileSystem.Forget(out.NodeId, 1)
+		r.far.Forget(out.NodeId, 1)
 		if known != nil && known != n {
 			return known
 		}

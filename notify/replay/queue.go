@@ -11,30 +11,32 @@ import (
 // when it is full, put blocks, and the kernel's own queue takes the rest.
 type queue struct {
 	mu      sync.Mutex
-	ready   *sync.Cond
+	ready   bell
+	sleeps  bool // the replayer waits for the bell
 	room    *sync.Cond
 	limit   int
 	events  []notify.Event
 	waiters []chan struct{}
 	idle    bool
 	closed  bool
-	timer   *time.Timer
-	fired   bool
 }
 
-func newQueue(limit int) *queue {
-	q := &queue{limit: limit}
-	q.ready, q.room = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
-	q.timer = time.AfterFunc(time.Hour, q.expire)
-	q.timer.Stop()
-	return q
+func newQueue(limit int) (*queue, error) {
+	b, err := newBell()
+	if err != nil {
+		return nil, err
+	}
+	q := &queue{limit: limit, ready: b}
+	q.room = sync.NewCond(&q.mu)
+	return q, nil
 }
 
-func (q *queue) expire() {
-	q.mu.Lock()
-	q.fired = true
-	q.mu.Unlock()
-	q.ready.Signal()
+// wakeLocked rings if the replayer sleeps.
+func (q *queue) wakeLocked() {
+	if q.sleeps {
+		q.sleeps = false
+		q.ready.ring()
+	}
 }
 
 // put appends copies of events; drained says that the source has read its queue to the end.
@@ -52,7 +54,7 @@ func (q *queue) put(events []notify.Event, drained bool) error {
 		q.idle = false
 	}
 	q.idle = q.idle || drained
-	q.ready.Signal()
+	q.wakeLocked()
 	return nil
 }
 
@@ -65,7 +67,7 @@ func (q *queue) wait() (<-chan struct{}, error) {
 	}
 	c := make(chan struct{})
 	q.waiters = append(q.waiters, c)
-	q.ready.Signal()
+	q.wakeLocked()
 	return c, nil
 }
 
@@ -81,13 +83,15 @@ type taken struct {
 func (q *queue) take(spare []notify.Event, timeout time.Duration) (taken, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.fired = false
-	if timeout > 0 {
-		q.timer.Reset(timeout)
-		defer q.timer.Stop()
-	}
-	for len(q.events) == 0 && len(q.waiters) == 0 && !q.idle && !q.closed && !q.fired {
-		q.ready.Wait()
+	for waited := false; len(q.events) == 0 && len(q.waiters) == 0 && !q.idle && !q.closed; waited = true {
+		if waited && timeout > 0 {
+			break
+		}
+		q.sleeps = true
+		q.mu.Unlock()
+		q.ready.wait(timeout)
+		q.mu.Lock()
+		q.sleeps = false
 	}
 	if q.closed {
 		for _, c := range q.waiters {
@@ -110,8 +114,11 @@ func (q *queue) len() int {
 
 func (q *queue) close() {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
 	q.closed = true
-	q.mu.Unlock()
-	q.ready.Broadcast()
+	q.wakeLocked()
 	q.room.Broadcast()
 }

@@ -190,7 +190,7 @@ func (d *diff) name(r *Replayer, parent uint64, name string) {
 	var out fuse.EntryOut
 	exists := r.tree.Obtain(notify.Object{}, parent, name, &out).Ok()
 	if exists {
-		defer r.fs.RawFileSystem.Forget(out.NodeId, 1)
+		defer r.far.Forget(out.NodeId, 1)
 	}
 	now, _ := r.view.lookup(parent, name)
 	isDir := out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
@@ -215,7 +215,7 @@ func (d *diff) dir(r *Replayer, id uint64) {
 	obj, _ := r.tree.Object(id)
 	seen := r.view.names(id)
 	if alive {
-		r.note(r.cfg.Notify.InvalInode(id, 0, 0))
+		r.note(r.far.InvalInode(id, 0, 0))
 		r.tree.Names(id, func(name string, _ bool) bool {
 			d.entry(r, id, obj, name, seen, touched, depth)
 			delete(seen, name)
@@ -236,7 +236,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 	if !r.tree.Obtain(notify.Object{}, id, name, &out).Ok() {
 		return
 	}
-	defer r.fs.RawFileSystem.Forget(out.NodeId, 1)
+	defer r.far.Forget(out.NodeId, 1)
 	a := &out.Attr
 	isDir := a.Mode&unix.S_IFMT == unix.S_IFDIR
 	changed := d.recent(a.Ctime, a.Ctimensec)
@@ -252,7 +252,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 	n := was.node
 	if known && n == nil && (changed || written) {
 		// Only ever listed: it may be another one by now, but nobody holds the old one.
-		r.note(r.cfg.Notify.InvalEntry(id, name, true))
+		r.note(r.far.InvalEntry(id, name, true))
 	}
 	switch {
 	case n != nil && (n.id == out.NodeId || n.isGhost() && n.isDir() == isDir) || known && n == nil:
@@ -263,7 +263,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 			tell(notify.OpAttrib)
 			return
 		}
-		r.note(r.cfg.Notify.InvalInode(out.NodeId, 0, -1))
+		r.note(r.far.InvalInode(out.NodeId, 0, -1))
 		if written {
 			tell(notify.OpModify)
 			tell(notify.OpCloseWrite)
@@ -274,7 +274,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 		d.gone = append(d.gone, found{id, name, n.id, n.isDir(), depth})
 		d.added = append(d.added, found{id, name, out.NodeId, isDir, depth})
 	case touched:
-		r.note(r.cfg.Notify.InvalEntry(id, name, true))
+		r.note(r.far.InvalEntry(id, name, true))
 		if changed {
 			d.added = append(d.added, found{id, name, out.NodeId, isDir, depth})
 		}

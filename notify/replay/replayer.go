@@ -95,6 +95,7 @@ type Replayer struct {
 	log   *slog.Logger
 	q     *queue
 	dirs  *dirCache
+	far   *remote
 	links linkCounts
 	recon reconciler
 	opens openFiles
@@ -111,8 +112,8 @@ type Replayer struct {
 	started   chan struct{}
 }
 
-// New makes a Replayer; Run starts it.
-func New(cfg Config) *Replayer {
+// New makes a Replayer; Run starts it and must be called.
+func New(cfg Config) (*Replayer, error) {
 	if cfg.Mask == 0 {
 		cfg.Mask = notify.DefaultMask
 	}
@@ -125,9 +126,13 @@ func New(cfg Config) *Replayer {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	q, err := newQueue(cfg.QueueLimit)
+	if err != nil {
+		return nil, fmt.Errorf("replay: %w", err)
+	}
 	r := &Replayer{
 		cfg: cfg, fs: cfg.FS, tree: cfg.Tree, view: cfg.FS.view, mask: cfg.Mask,
-		stats: &cfg.FS.stats, log: cfg.Logger, q: newQueue(cfg.QueueLimit),
+		stats: &cfg.FS.stats, log: cfg.Logger, q: q,
 		dirs: newDirCache(cfg.FS), started: make(chan struct{}),
 	}
 	r.hints, _ = cfg.Tree.(hinted)
@@ -136,18 +141,24 @@ func New(cfg Config) *Replayer {
 	r.drainedAt = time.Now()
 	sync := r.Sync
 	r.fs.sync.Store(&sync)
-	return r
+	return r, nil
 }
 
 // Run reads the source and replays until ctx ends, the source ends or the mount is
 // gone. It needs the file system to be served meanwhile.
 func (r *Replayer) Run(ctx context.Context) error {
+	serve, err := newServant()
+	if err != nil {
+		return fmt.Errorf("replay: %w", err)
+	}
+	r.far = &remote{Tree: r.cfg.Tree, serve: serve, raw: r.fs.RawFileSystem, notify: r.cfg.Notify, files: r.cfg.Files}
+	r.tree, r.log = r.far, slog.New(remoteLog{r.cfg.Logger.Handler(), serve})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, r.q.close)
 	defer stop()
 	if r.cfg.Bounded {
-		snaps := newSnapshots(r.tree, r.view)
+		snaps := newSnapshots(r.cfg.Tree, r.view)
 		var listing sync.WaitGroup
 		listing.Go(snaps.run)
 		defer listing.Wait()
@@ -161,13 +172,15 @@ func (r *Replayer) Run(ctx context.Context) error {
 	}()
 	replayErr := make(chan error, 1)
 	go func() { replayErr <- r.thread() }()
-	err := <-replayErr
+	err = <-replayErr
+	serve.stop()
 	cancel()
 	r.cfg.Source.Close()
 	if serr := <-sourceErr; serr != nil && err == nil && !errors.Is(serr, notify.ErrClosed) {
 		err = fmt.Errorf("replay: source: %w", serr)
 	}
 	r.fs.sync.Store(nil)
+	r.q.ready.close()
 	return err
 }
 
@@ -244,7 +257,7 @@ func (r *Replayer) interesting(ev *notify.Event) bool {
 		if o.IsZero() {
 			return false
 		}
-		r.emitIDs = r.tree.NodeIDs(r.emitIDs[:0], o)
+		r.emitIDs = r.cfg.Tree.NodeIDs(r.emitIDs[:0], o)
 		return len(r.emitIDs) > 0
 	}
 	if known(ev.Dir) || known(ev.NewDir) || known(ev.Object) {
@@ -252,7 +265,7 @@ func (r *Replayer) interesting(ev *notify.Event) bool {
 	}
 	if ev.Name == "." && ev.IsDir {
 		// ATTRIB of a directory that the guest does not know, but its parent it may.
-		parent, name, err := r.tree.Locate(ev.Dir)
+		parent, name, err := r.cfg.Tree.Locate(ev.Dir)
 		if err == nil && known(parent) {
 			ev.Object, ev.Dir, ev.Name = ev.Dir, parent, name
 			return true
@@ -261,10 +274,19 @@ func (r *Replayer) interesting(ev *notify.Event) bool {
 	return false
 }
 
-// thread is the replayer: one OS thread whose id the file system knows.
+// thread is the replayer: one OS thread whose id the file system knows. What needs the process's
+// descriptors goes through the servant from here on.
 func (r *Replayer) thread() error {
+	// Never unlocked: a thread with its own descriptor table is of no other use, and
+	// the runtime lets it end with the goroutine.
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	var keep []int
+	if r.cfg.Root > 0 {
+		keep = append(keep, r.cfg.Root)
+	}
+	if err := detach(keep...); err != nil {
+		return fmt.Errorf("replay: %w", err)
+	}
 	r.fs.tid.Store(uint32(unix.Gettid()))
 	defer r.fs.tid.Store(0)
 	defer r.dirs.stop()

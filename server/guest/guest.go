@@ -100,6 +100,8 @@ func Mount(o Options) (*Guest, error) {
 	if g.conn, err = fusedev.Mount(o.Mountpoint, g.replay, dev); err != nil {
 		return nil, errors.Join(err, fs.Close())
 	}
+	// Should the mount lie below SOURCE, looking into it would wait for ourselves.
+	fs.Exclude(unix.Mkdev(0, g.conn.Device()))
 	return g, nil
 }
 
@@ -157,7 +159,10 @@ func (g *Guest) follow(ctx context.Context) error {
 	default:
 		return err
 	}
-	r := replay.New(cfg)
+	r, err := replay.New(cfg)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
