@@ -143,6 +143,9 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkFree(src, point); err != nil {
+		return err
+	}
 	if f.daemon && !f.dryRun && os.Getenv(readyEnv) == "" {
 		return daemonize()
 	}
@@ -234,6 +237,11 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 		// over it, and the file system does not descend into it.
 		logger.Debug("the mount point is inside of SOURCE", "mountpoint", point)
 	}
+	switch f.watcher {
+	case watcher.Auto, watcher.Fanotify, watcher.Inotify:
+	default:
+		return o, fmt.Errorf("--watcher %q: give auto, fanotify or inotify", f.watcher)
+	}
 	ledger := echo.New(echo.Options{})
 	w, err := watcher.Open(watcher.Options{
 		Root: src, Backend: f.watcher, Mask: mask | cohereMask, DropPid: os.Getpid(), Ledger: ledger, Logger: logger,
@@ -268,6 +276,20 @@ func checkSource(source string) (string, error) {
 		return "", fmt.Errorf("source %s: not a directory; heraldfs shares directories", source)
 	}
 	return real, nil
+}
+
+// checkFree refuses to mount the same thing twice, one over the other: that is nearly always a
+// start script that ran again.
+func checkFree(src, point string) error {
+	m, err := findMount(point)
+	if err != nil || m.Source != src {
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(point, &st); err != nil {
+		return nil // dead: it will be replaced
+	}
+	return fmt.Errorf("mount point %s: %s is mounted there already; `heraldfs umount %s` takes it off", point, src, point)
 }
 
 // checkMountpoint tells early what a mount would fail with. A dead mount is none of it:
