@@ -1,0 +1,271 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/heraldfs/heraldfs/protocol"
+)
+
+// Options for Open. The zero value works: a journal in memory.
+type Options struct {
+	// Dir, if set, keeps the journal there, over restarts. It is created; one Stream at a
+	// time can have it.
+	Dir string
+	// JournalEvents and JournalBytes bound the journal; 0 is 262,144 and 128 MiB.
+	JournalEvents int
+	JournalBytes  int
+	// BacklogEvents and BacklogBytes bound what is kept for one slow subscriber; 0 is
+	// half the journal's. BacklogTotal bounds it for all of them together, in bytes; 0 is twice the
+	// journal's.
+	BacklogEvents int
+	BacklogBytes  int
+	BacklogTotal  int
+	// Logger is told of gaps, sessions and the journal; nil is silent.
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	set := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	set(&o.JournalEvents, 1<<18)
+	set(&o.JournalBytes, 128<<20)
+	set(&o.BacklogEvents, o.JournalEvents/2)
+	set(&o.BacklogBytes, o.JournalBytes/2)
+	set(&o.BacklogTotal, 2*o.JournalBytes)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Stream is one root's changes.
+type Stream struct {
+	opts    Options
+	log     *slog.Logger
+	id      []byte
+	journal journal
+	// backlogs is the bytes in all sessions' backlogs.
+	backlogs atomic.Int64
+
+	pub     sync.Mutex
+	maker   maker
+	disk    *disk // nil: memory only
+	resumed bool  // what happened while nobody listened is still to be told
+	batch   []*entry
+
+	mu       sync.RWMutex
+	sessions map[*session]struct{}
+}
+
+// Open makes a Stream, with what its journal on disk remembers.
+func Open(o Options) (*Stream, error) {
+	o = o.withDefaults()
+	st := &Stream{
+		opts: o, log: o.Logger, sessions: make(map[*session]struct{}),
+		journal: journal{maxEvents: o.JournalEvents, maxBytes: o.JournalBytes},
+	}
+	secret := random(32)
+	st.id = random(protocol.StreamSize)
+	if o.Dir != "" {
+		d, kept, err := openDisk(o.Dir, &o, st.id, secret)
+		if err != nil {
+			return nil, fmt.Errorf("journal %s: %w", o.Dir, err)
+		}
+		st.disk, st.id, secret = d, d.meta.Stream, d.meta.Secret
+		if st.resumed = d.continued; st.resumed {
+			st.journal.head = d.head
+			st.journal.append(kept)
+			d.drop(st.firstKept())
+		}
+	}
+	st.maker.sealer = protocol.NewSealer(secret)
+	return st, nil
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
+
+func (st *Stream) firstKept() uint64 {
+	first, _ := st.journal.bounds()
+	return first
+}
+
+// ID is the name of the numbering.
+func (st *Stream) ID() []byte { return slices.Clone(st.id) }
+
+// Head is the last sequence given out.
+func (st *Stream) Head() uint64 {
+	_, head := st.journal.bounds()
+	return head
+}
+
+// Sealer makes the identities that this stream's events carry.
+func (st *Stream) Sealer() *protocol.Sealer { return st.maker.sealer }
+
+// Ready says that from now on no change goes unheard. What a continued journal has missed becomes
+// a gap; calling it again does nothing.
+func (st *Stream) Ready() {
+	st.pub.Lock()
+	resumed := st.resumed
+	st.resumed = false
+	st.pub.Unlock()
+	if resumed {
+		st.Publish([]Record{{Lost: protocol.GapRestart}})
+	}
+}
+
+// Run publishes what src finds until ctx ends.
+func (st *Stream) Run(ctx context.Context, src Source) error { return src.Run(ctx, st.Publish) }
+
+// Publish numbers records, keeps them and wakes the subscribers. It does not keep the slice
+// and never waits for a subscriber. Records with an operation that has no number are left out.
+func (st *Stream) Publish(records []Record) {
+	st.pub.Lock()
+	defer st.pub.Unlock()
+	_, head := st.journal.bounds()
+	batch := st.batch[:0]
+	for i := range records {
+		if r := &records[i]; r.Lost != 0 || r.Op.Known() {
+			head++
+			batch = append(batch, st.maker.make(head, r))
+		}
+	}
+	if len(batch) == 0 {
+		return
+	}
+	// On disk first: nobody may have seen a number that a restart gives out again.
+	if st.disk != nil {
+		if err := st.disk.write(batch); err != nil {
+			st.log.Error("journal is kept in memory only from now on", "err", err)
+			st.disk.abandon()
+			st.disk = nil
+		}
+	}
+	st.journal.append(batch)
+	if st.disk != nil {
+		st.disk.drop(st.firstKept())
+	}
+	clear(batch)
+	st.batch = batch
+	st.wake()
+}
+
+func (st *Stream) wake() {
+	pressed := st.journal.pressed()
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	for s := range st.sessions {
+		nudge(s.wake)
+		if s.at.Load() < pressed {
+			nudge(s.behind)
+		}
+	}
+}
+
+func (st *Stream) overBudget() bool {
+	return st.backlogs.Load() > int64(st.opts.BacklogTotal)
+}
+
+// Close closes the journal; what is published later is kept in memory only. Sessions are
+// the Server's to end. Idempotent.
+func (st *Stream) Close() error {
+	st.pub.Lock()
+	defer st.pub.Unlock()
+	if st.disk == nil {
+		return nil
+	}
+	err := st.disk.close()
+	st.disk = nil
+	return err
+}
+
+// attach serves a subscriber until its connection or ctx ends.
+func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Subscribe, ping time.Duration) error {
+	f, err := newFilter(sub)
+	if err != nil {
+		return err
+	}
+	s := &session{
+		st: st, conn: c, filter: f, compact: sub.Compact, window: int(sub.Window),
+		wake: make(chan struct{}, 1), behind: make(chan struct{}, 1),
+	}
+	if s.window == 0 {
+		s.window = protocol.DefaultWindow
+	}
+	first, head := st.journal.bounds()
+	next := head + 1
+	if sub.Resume {
+		next = sub.From + 1
+		if len(sub.Stream) > 0 && !bytes.Equal(sub.Stream, st.id) || sub.From > head {
+			// Nothing is known of what the subscriber has missed.
+			next = 1
+			s.pending = &protocol.Gap{First: 1, Last: head, Reason: protocol.GapStream}
+			s.moveLocked(head + 1)
+		}
+	}
+	s.sent = next - 1
+	if s.pending == nil {
+		s.moveLocked(next)
+	}
+	st.log.Info("subscribed", "peer", c.NetConn().RemoteAddr(), "next", next, "oldest", first, "head", head)
+	if err := c.Write(&protocol.Subscribed{Root: sub.Root, Stream: st.id, Next: next, Head: head}); err != nil {
+		return err
+	}
+	st.mu.Lock()
+	st.sessions[s] = struct{}{}
+	st.mu.Unlock()
+	err = s.run(ctx, ping)
+	st.mu.Lock()
+	delete(st.sessions, s)
+	st.mu.Unlock()
+	st.backlogs.Add(int64(-s.counted))
+	return err
+}
+
+// Subscriber is what is known of a session.
+type Subscriber struct {
+	Peer  string
+	Agent string
+	// Behind is how many records were not yet read on its behalf.
+	Behind uint64
+}
+
+// Stats are a stream's numbers at one moment.
+type Stats struct {
+	First, Head  uint64 // what the journal holds
+	JournalBytes int
+	BacklogBytes int64
+	Subscribers  []Subscriber
+}
+
+// Stats returns the numbers of now.
+func (st *Stream) Stats() Stats {
+	st.journal.mu.RLock()
+	s := Stats{First: st.journal.firstLocked(), Head: st.journal.head, JournalBytes: st.journal.bytes}
+	st.journal.mu.RUnlock()
+	s.BacklogBytes = st.backlogs.Load()
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	for sess := range st.sessions {
+		sub := Subscriber{Agent: sess.conn.Peer().Agent, Behind: s.Head + 1 - min(sess.at.Load(), s.Head+1)}
+		if addr := sess.conn.NetConn().RemoteAddr(); addr != nil {
+			sub.Peer = addr.String()
+		}
+		s.Subscribers = append(s.Subscribers, sub)
+	}
+	return s
+}
