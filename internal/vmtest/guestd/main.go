@@ -1,0 +1,152 @@
+// Command guestd is the init of a test guest: it mounts the pseudo file systems, finds
+// its virtio-serial port, and does what it is asked to there. With arguments it is one of the
+// guest's tools instead.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/vmtest/wire"
+)
+
+// maxOutput bounds what a command may print.
+const maxOutput = 8 << 20
+
+func main() {
+	if len(os.Args) > 1 {
+		if err := tool(os.Args[1], os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "guestd:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, "guestd:", err)
+		// An init that ends is a kernel panic, which the host sees on the console.
+		os.Exit(1)
+	}
+}
+
+func serve() error {
+	for _, m := range []struct{ typ, dir string }{
+		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"},
+	} {
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(m.typ, m.dir, m.typ, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("mount %s: %w", m.dir, err)
+		}
+	}
+	os.Setenv("PATH", "/bin")
+	if out, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
+		return fmt.Errorf("busybox: %w: %s", err, out)
+	}
+	port, err := openPort()
+	if err != nil {
+		return err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	s := &server{enc: json.NewEncoder(port), watches: make(map[uint64]*os.File)}
+	s.send(wire.Message{Hello: strings.TrimSpace(string(boot))})
+	dec := json.NewDecoder(bufio.NewReader(port))
+	for {
+		var r wire.Request
+		if err := dec.Decode(&r); err != nil {
+			return fmt.Errorf("read request: %w", err)
+		}
+		go s.do(r)
+	}
+}
+
+func openPort() (*os.File, error) {
+	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		b, err := os.ReadFile(n)
+		if err == nil && strings.TrimSpace(string(b)) == wire.PortName {
+			return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
+		}
+	}
+	return nil, fmt.Errorf("no virtio port %s among %d", wire.PortName, len(names))
+}
+
+type server struct {
+	mu      sync.Mutex
+	enc     *json.Encoder
+	watches map[uint64]*os.File
+}
+
+func (s *server) send(m wire.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.enc.Encode(m); err != nil {
+		fmt.Fprintln(os.Stderr, "guestd: send:", err)
+	}
+}
+
+func (s *server) do(r wire.Request) {
+	m := wire.Message{ID: r.ID, Done: true}
+	var err error
+	switch {
+	case len(r.Watch) > 0:
+		m.Done = false
+		err = s.watch(r)
+	case r.Unwatch != 0:
+		err = s.unwatch(r.Unwatch)
+	default:
+		m.Output, m.Exit, err = run(r)
+	}
+	if err != nil {
+		m.Done, m.Error = true, err.Error()
+	}
+	s.send(m)
+}
+
+// limited keeps the first maxOutput bytes.
+type limited struct{ bytes.Buffer }
+
+func (l *limited) Write(b []byte) (int, error) {
+	if room := maxOutput - l.Len(); len(b) > room {
+		l.Buffer.Write(b[:room])
+		return len(b), nil
+	}
+	return l.Buffer.Write(b)
+}
+
+func run(r wire.Request) ([]byte, int, error) {
+	if len(r.Argv) == 0 {
+		return nil, 0, errors.New("no command")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.Seconds*float64(time.Second)))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Argv[0], r.Argv[1:]...)
+	cmd.Stdin = bytes.NewReader(r.Stdin)
+	var out limited
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && ctx.Err() == nil {
+		return out.Bytes(), exit.ExitCode(), nil
+	}
+	return out.Bytes(), 0, err
+}

@@ -1,0 +1,147 @@
+package vmtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/heraldfs/heraldfs/internal/vmtest/wire"
+)
+
+// Command runs argv in the guest and returns what it printed on both outputs, and its exit status.
+func (vm *VM) Command(limit time.Duration, argv ...string) (output string, exit int, err error) {
+	m, err := vm.request(wire.Request{Argv: argv, Seconds: limit.Seconds()}, limit+5*time.Second)
+	return string(m.Output), m.Exit, err
+}
+
+// Run runs a shell script in the guest and fails the test unless it succeeds.
+func (vm *VM) Run(script string) string {
+	vm.t.Helper()
+	out, exit, err := vm.Command(commandTimeout, "sh", "-ec", script)
+	if err != nil || exit != 0 {
+		vm.t.Fatalf("guest: %s\nexit %d, %v\n%s", script, exit, err, out)
+	}
+	return strings.TrimRight(out, "\n")
+}
+
+// Mount mounts a tag, with options if any, on a new directory.
+func (vm *VM) Mount(tag, dir string, options ...string) {
+	vm.t.Helper()
+	o := ""
+	if len(options) > 0 {
+		o = "-o " + strings.Join(options, ",")
+	}
+	vm.Run(fmt.Sprintf("mkdir -p %s; mount -t virtiofs %s %s %s", dir, o, tag, dir))
+}
+
+// Watch is an inotify instance in the guest.
+type Watch struct {
+	vm     *VM
+	id     uint64
+	events chan wire.Event
+}
+
+// Watch watches directories for mask. When it returns the guest listens.
+func (vm *VM) Watch(mask uint32, dirs ...string) *Watch {
+	vm.t.Helper()
+	m, err := vm.request(wire.Request{Watch: dirs, Mask: mask}, commandTimeout)
+	if err != nil {
+		vm.t.Fatal(err)
+	}
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return &Watch{vm: vm, id: m.ID, events: vm.watches[m.ID]}
+}
+
+// Until returns the events up to and with the one for a name, or fails the test when that does not come.
+func (w *Watch) Until(name string) []wire.Event {
+	w.vm.t.Helper()
+	timer := time.NewTimer(commandTimeout)
+	defer timer.Stop()
+	var got []wire.Event
+	for {
+		select {
+		case e, ok := <-w.events:
+			if !ok {
+				w.vm.t.Fatalf("the guest has gone after %v", got)
+			}
+			got = append(got, e)
+			if string(e.Name) == name {
+				return got
+			}
+		case <-timer.C:
+			w.vm.t.Fatalf("no event for %q; got %v", name, got)
+		}
+	}
+}
+
+// Close ends the watch.
+func (w *Watch) Close() {
+	w.vm.t.Helper()
+	if _, err := w.vm.request(wire.Request{Unwatch: w.id}, commandTimeout); err != nil {
+		w.vm.t.Error(err)
+	}
+	w.vm.mu.Lock()
+	delete(w.vm.watches, w.id)
+	w.vm.mu.Unlock()
+}
+
+// Reset presses the reset button and waits until the guest is up again.
+func (vm *VM) Reset() {
+	vm.t.Helper()
+	vm.QMP("system_reset")
+	if err := vm.waitHello(bootTimeout); err != nil {
+		vm.t.Fatalf("after a reset: %v", err)
+	}
+}
+
+// QMP executes a command of QEMU's monitor without arguments, such as stop and cont.
+func (vm *VM) QMP(command string) {
+	vm.t.Helper()
+	if err := vm.qmp.execute(command); err != nil {
+		vm.t.Fatalf("QMP %s: %v; log: %s", command, err, vm.log())
+	}
+}
+
+// qmp is QEMU's monitor protocol: JSON objects, ours with "execute", its with "return", "error" or "event".
+type qmp struct {
+	c   net.Conn
+	dec *json.Decoder
+}
+
+func newQMP(c net.Conn) (*qmp, error) {
+	q := &qmp{c: c, dec: json.NewDecoder(c)}
+	c.SetDeadline(time.Now().Add(commandTimeout))
+	var greeting map[string]any
+	if err := q.dec.Decode(&greeting); err != nil {
+		return nil, fmt.Errorf("QMP greeting: %w", err)
+	}
+	return q, q.execute("qmp_capabilities")
+}
+
+func (q *qmp) execute(command string) error {
+	q.c.SetDeadline(time.Now().Add(commandTimeout))
+	if err := json.NewEncoder(q.c).Encode(map[string]string{"execute": command}); err != nil {
+		return err
+	}
+	for {
+		var m struct {
+			Return any
+			Error  *struct{ Desc string }
+			Event  string
+		}
+		if err := q.dec.Decode(&m); err != nil {
+			return err
+		}
+		switch {
+		case m.Error != nil:
+			return fmt.Errorf("%s", m.Error.Desc)
+		case m.Event == "":
+			return nil
+		}
+	}
+}
+
+func (q *qmp) close() { q.c.Close() }
