@@ -44,6 +44,7 @@ type object struct {
 	linked                    bool // it has, or had, more than one name
 	linkCount                 bool // its link count changed while it was not overwritten
 	over                      bool // another object was renamed over it
+	gone                      bool // it told DELETE_SELF
 	verify                    bool
 }
 
@@ -188,7 +189,7 @@ func (c *Coalescer) tell(m *merger) {
 			if !to.Dir.IsZero() {
 				self.Dir, self.Name, self.Object = to.Dir, to.Name, to.Object
 			}
-			c.expand(&self, r.Mask)
+			c.expand(&self, r.Mask&^rec.late)
 		default:
 			c.expand(r, r.Mask&^rec.late)
 		}

@@ -44,6 +44,20 @@ func (m *model) fresh(dir bool) notify.Object {
 	return o
 }
 
+// self tells of a directory itself, as fanotify and inotify do.
+func (m *model) self(op notify.Op, dir notify.Object) {
+	r := notify.Raw{Mask: op.Mask() | notify.IsDir, Dir: dir, Name: ".", Pid: m.pid}
+	m.fan = append(m.fan, r)
+	ev := notify.Event{Op: op, IsDir: true, Dir: dir, Name: ".", Pid: m.pid}
+	if op == notify.OpDeleteSelf {
+		ev.Dir, ev.Name, ev.Object = notify.Object{}, "", dir
+	} else {
+		r.Name, r.Pid = "", 0
+		m.ino = append(m.ino, r)
+	}
+	m.events = append(m.events, ev)
+}
+
 // one queues the same single-bit record in both queues, and its event.
 func (m *model) one(op notify.Op, e entry, o notify.Object) {
 	mask := op.Mask()
@@ -74,10 +88,16 @@ func (m *model) moved(from, to entry, o notify.Object) {
 		notify.Raw{Mask: notify.MovedTo | mask, Dir: to.dir, Name: to.name, Cookie: m.cookie})
 }
 
-func (m *model) dropLink(o notify.Object) {
-	if !m.isDir[o] {
-		m.one(notify.OpLinkCount, entry{}, o)
+// dropLink tells what an unlink, a rmdir or a rename over it tells o itself.
+func (m *model) dropLink(o notify.Object, over bool) {
+	if m.isDir[o] {
+		if over {
+			m.self(notify.OpAttrib, o)
+		}
+		m.self(notify.OpDeleteSelf, o)
+		return
 	}
+	m.one(notify.OpLinkCount, entry{}, o)
 	if m.links[o]--; m.links[o] == 0 {
 		m.one(notify.OpDeleteSelf, entry{}, o)
 	}
@@ -101,7 +121,7 @@ func (m *model) touch(e entry, op notify.Op) {
 	switch {
 	case !ok:
 	case m.isDir[o] && op == notify.OpAttrib:
-		m.one(op, entry{o, "."}, o)
+		m.self(op, o)
 	case !m.isDir[o]:
 		m.one(op, e, o)
 	}
@@ -112,7 +132,7 @@ func (m *model) remove(e entry, keepOpen bool) {
 	if !ok || m.isDir[o] && !m.empty(o) {
 		return
 	}
-	m.dropLink(o)
+	m.dropLink(o, false)
 	delete(m.tree, e)
 	m.one(notify.OpDelete, e, o)
 	if keepOpen && !m.isDir[o] {
@@ -157,7 +177,7 @@ func (m *model) rename(from, to entry, exchange bool) {
 		NewDir: to.dir, NewName: to.name, Object: o, Pid: m.pid,
 	})
 	if over {
-		m.dropLink(victim)
+		m.dropLink(victim, true)
 	}
 }
 

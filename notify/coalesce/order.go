@@ -104,10 +104,14 @@ func (m *merger) exchanged(k int32) int32 {
 func (m *merger) readNameless(k int32) {
 	r, rec := &m.raws[k], &m.recs[k]
 	o := &m.objs[rec.obj]
-	if r.Mask&notify.Attrib != 0 && !o.over {
+	if r.Mask&notify.Attrib != 0 && !aboutDir(r) && !o.over {
 		o.linkCount = true
 	}
+	o.gone = o.gone || r.Mask&notify.DeleteSelf != 0
 	if bits := r.Mask &^ notify.IsDir; bits&notify.DeleteSelf != 0 && bits != notify.DeleteSelf {
+		if k > 0 && m.dirRename == k-1 {
+			o.overBy = k - 1 // then the ATTRIB is its link count
+		}
 		rec.late = notify.DeleteSelf
 		m.lates = append(m.lates, late{
 			rec: k, obj: rec.obj, bit: notify.DeleteSelf | r.Mask&notify.IsDir, lower: k, upper: none,
@@ -144,7 +148,7 @@ func (m *merger) readNamed(k int32) {
 	case rec.deleteFirst:
 	case r.Mask&^notify.IsDir == notify.Delete:
 		if !o.at.dir.IsZero() && o.at != at {
-			rec.before = m.findHidden(rec.obj, at, k)
+			m.tellBefore(k, rec.obj, m.findHidden(rec.obj, at, k))
 		}
 		if was, ok := m.bound[at]; ok && was == rec.obj {
 			delete(m.bound, at)
@@ -192,8 +196,8 @@ func (m *merger) leave(o int32, from entry) {
 		delete(m.bound, from)
 	}
 	for i := m.objs[o].lates; i != none; i = m.lates[i].next {
-		if m.lates[i].at == from {
-			m.lates[i].away = true
+		if l := &m.lates[i]; l.at == from && !l.settled {
+			l.away = true
 		}
 	}
 }
@@ -252,6 +256,23 @@ func (m *merger) findHidden(o int32, to entry, k int32) int32 {
 		m.transfer(o, entry{q.Dir, q.Name}, entry{q.NewDir, q.NewName}, k)
 	}
 	return head
+}
+
+// tellBefore has hidden renames told before a DELETE at k, and before the link count
+// that the same unlink told just before it.
+func (m *merger) tellBefore(k, o, head int32) {
+	at := k
+	for i := k - 1; i >= 0 && k-i <= maxCompare; i-- {
+		r := &m.raws[i]
+		nameless := r.Dir.IsZero() && r.Mask&notify.Rename == 0
+		if r.Mask&entryBits != 0 || m.recs[i].obj == o && !nameless {
+			break
+		}
+		if m.recs[i].obj == o {
+			at = i
+		}
+	}
+	m.recs[at].before = head
 }
 
 // leaveHidden carries out the rename of which record k, a CREATE at the same

@@ -2,6 +2,7 @@ package coalesce
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/heraldfs/heraldfs/notify"
@@ -18,6 +19,12 @@ func (m *merger) place() {
 		m.pushUp(int32(i))
 	}
 	for i := range m.lates {
+		l := &m.lates[i]
+		if d, ok := m.index[l.at.dir]; ok && !l.dropped && l.bit&notify.Delete != 0 {
+			m.objs[d].lastIn = max(m.objs[d].lastIn, l.pos)
+		}
+	}
+	for i := range m.lates {
 		if l := &m.lates[i]; l.bit&notify.DeleteSelf != 0 {
 			m.placeSelf(l)
 		}
@@ -31,7 +38,7 @@ func (m *merger) placeSelf(l *late) {
 	o := &m.objs[l.obj]
 	l.pos = max(l.rec, o.lastLive)
 	if l.bit&notify.IsDir != 0 {
-		l.pos = max(l.pos, o.lastIn)
+		l.pos, l.rank = max(l.pos, o.lastIn), math.MaxInt32
 		if o.removed != none {
 			l.pos = max(l.rec, min(l.pos, o.removed-1))
 		}
@@ -49,10 +56,11 @@ func (m *merger) placeDelete(l *late) {
 	l.pos = l.lower
 	switch {
 	case l.away:
+		head := none
 		if !o.at.dir.IsZero() {
-			l.before = m.findHidden(l.obj, l.at, int32(len(m.raws)-1))
+			head = m.findHidden(l.obj, l.at, int32(len(m.raws)-1))
 		}
-		if l.before == none {
+		if head == none {
 			l.pos = l.rec
 			if r.Mask&notify.Create != 0 && !dir {
 				l.dropped, m.recs[l.rec].deleteFirst = true, true
@@ -60,6 +68,7 @@ func (m *merger) placeDelete(l *late) {
 			return
 		}
 		l.pos = max(l.pos, o.lastLive)
+		m.tellBeforeLate(l, head)
 	case o.linked:
 		l.pos = max(l.pos, o.lastCreate)
 	default:
@@ -69,6 +78,16 @@ func (m *merger) placeDelete(l *late) {
 		l.pos = max(l.pos, o.lastIn)
 	}
 	l.pos = max(l.rec, min(l.pos, m.limitOf(l)))
+}
+
+// tellBeforeLate has hidden renames told before a late DELETE and the link count
+// that the same unlink told, which is the last record of the object then.
+func (m *merger) tellBeforeLate(l *late, head int32) {
+	if r := &m.raws[l.pos]; m.recs[l.pos].obj == l.obj && r.Dir.IsZero() && r.Mask&notify.Rename == 0 {
+		m.recs[l.pos].before = head
+		return
+	}
+	l.before = head
 }
 
 // limitOf is the last record that l can be told behind: what takes its entry
@@ -85,9 +104,11 @@ func (m *merger) limitOf(l *late) int32 {
 		}
 		dir := &m.objs[i]
 		removed := dir.removed
-		if dir.nDelete == 0 && dir.overBy > l.rec {
-			// No rmdir: what was told before its DELETE_SELF took its entry.
-			removed = dir.overBy
+		if dir.nDelete == 0 && dir.gone {
+			// No rmdir: a directory was renamed over it.
+			if removed = dir.overBy; removed == none {
+				removed = m.dirRename
+			}
 		}
 		if removed > l.rec {
 			limit = min(limit, removed-1)

@@ -99,6 +99,9 @@ func TestMerged(t *testing.T) {
 // selfless makes one of the two ways to tell that a directory itself changed.
 func selfless(ev notify.Event) notify.Event {
 	if ev.Op == notify.OpAttrib && ev.IsDir {
+		if ev.Object.IsZero() {
+			ev.Object = ev.Dir
+		}
 		ev.Dir, ev.Name = notify.Object{}, "."
 	}
 	return bare(ev)
@@ -226,6 +229,9 @@ func pairUp(stream []notify.Raw) []notify.Event {
 			ev.Op = notify.OpModify
 		case notify.Attrib:
 			ev.Op = notify.OpAttrib
+			if ev.Name == "" {
+				ev.Name = "."
+			}
 		case notify.CloseWrite:
 			ev.Op = notify.OpCloseWrite
 		}
