@@ -147,17 +147,18 @@ func (g *glob) match(p protocol.Place) bool {
 	return s.has(len(g.tokens))
 }
 
-// enter adds position i, and what the empty string reaches from there.
+// enter adds position i, and what the empty string reaches from there. It goes on for one
+// token or two: compileGlob leaves no two stars side by side.
 func (g *glob) enter(s *states, i int) {
-	for !s.has(i) {
-		s.set(i)
-		if i == len(g.tokens) || g.tokens[i].jump == 0 {
-			return
+	s.set(i)
+	if i == len(g.tokens) {
+		return
+	}
+	if jump := g.tokens[i].jump; jump > 0 {
+		g.enter(s, i+1)
+		if jump == 2 {
+			g.enter(s, i+2)
 		}
-		if g.tokens[i].jump == 2 {
-			g.enter(s, i+1)
-		}
-		i += g.tokens[i].jump
 	}
 }
 
@@ -171,10 +172,10 @@ func (g *glob) run(s *states, text string) {
 					continue
 				}
 				if k := g.tokens[at].kind; k == star || k == doubleStar {
-					g.enter(&next, at)
-				} else {
-					g.enter(&next, at+1)
+					// Not enter: a component has begun, so "**/" is no longer nothing.
+					next.set(at)
 				}
+				g.enter(&next, at+1)
 			}
 		}
 		*s = next
