@@ -33,6 +33,7 @@ func (r *Replayer) pairExchange(t *taken, i int) {
 		return
 	}
 	t.events = append(t.events, more.events...)
+	r.ahead.reset(t.events)
 	t.waiters = append(t.waiters, more.waiters...)
 	if len(more.events) > 0 || more.idle {
 		t.idle = more.idle
@@ -46,11 +47,11 @@ func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
 		back := &events[j]
 		if back.Op == notify.OpRename && back.Dir == ev.NewDir && back.Name == ev.NewName &&
 			back.NewDir == ev.Dir && back.NewName == ev.Name {
-			swapped := r.swapped(ev, back)
 			if ev.Object.IsZero() {
-				// inotify merges nothing: what there was to doubt is decided here.
+				// inotify merges nothing: what there is to doubt is decided here.
 				ev.Verify, back.Verify = false, false
 			}
+			swapped := r.swapped(ev, back, j)
 			if !swapped {
 				return false
 			}
@@ -59,18 +60,19 @@ func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
 			back.Op = 0
 			return true
 		}
-		if touches(back, ev.Dir, ev.Name) || touches(back, ev.NewDir, ev.NewName) {
+		// The kernel holds both directories from the first half to the second.
+		if touches(back, ev.Dir) || touches(back, ev.NewDir) {
 			return false
 		}
 	}
 	return false
 }
 
-// touches reports whether ev changes what dir/name stands for.
-func touches(ev *notify.Event, dir notify.Object, name string) bool {
+// touches reports whether ev changes a name in dir.
+func touches(ev *notify.Event, dir notify.Object) bool {
 	switch ev.Op {
 	case notify.OpCreate, notify.OpDelete, notify.OpRename, notify.OpExchange:
-		return ev.Dir == dir && ev.Name == name || ev.NewDir == dir && ev.NewName == name
+		return ev.Dir == dir || ev.NewDir == dir
 	}
 	return false
 }
@@ -78,7 +80,7 @@ func touches(ev *notify.Event, dir notify.Object, name string) bool {
 // swapped tells an exchange from a rename over a file and back. Either the source names
 // objects, and the two are different ones; or what the guest knows of the names is
 // compared with where it is now.
-func (r *Replayer) swapped(ev, back *notify.Event) bool {
+func (r *Replayer) swapped(ev, back *notify.Event, i int) bool {
 	if !ev.Object.IsZero() && !back.Object.IsZero() {
 		return ev.Object != back.Object
 	}
@@ -89,21 +91,26 @@ func (r *Replayer) swapped(ev, back *notify.Event) bool {
 	a, b := as[0], bs[0]
 	_, src := r.view.lookup(a, ev.Name)
 	_, victim := r.view.lookup(b, ev.NewName)
+	if r.ahead.later(i, ev.Dir, ev.Name) || r.ahead.later(i, ev.NewDir, ev.NewName) {
+		// What is there now says nothing. A file replaced and its replacement moved
+		// back at once is rare; should it be that, the comparison of the names
+		// puts it right.
+		back.Verify = true
+		return true
+	}
 	atOld, atNew := r.hostNode(a, ev.Name), r.hostNode(b, ev.NewName)
-	if victim != nil && !victim.isGhost() {
-		if atOld == victim.id {
-			return true
-		}
-		var attr fuse.Attr
-		if !r.tree.Attr(victim.id, &attr).Ok() || attr.Nlink == 0 {
-			return false
-		}
-	}
-	if src != nil && !src.isGhost() {
+	switch {
+	case known(victim) && atOld == victim.id:
+		return true
+	case known(src):
 		return atOld != src.id && (atOld != 0 || atNew == src.id)
+	case known(victim):
+		return false
 	}
-	return victim != nil && !victim.isGhost() || atOld != 0 && atNew != 0
+	return atOld != 0 && atNew != 0
 }
+
+func known(n *vnode) bool { return n != nil && !n.isGhost() }
 
 // hostNode returns the nodeid of what parent/name is on the host now, or zero.
 func (r *Replayer) hostNode(parent uint64, name string) uint64 {

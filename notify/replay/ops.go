@@ -34,10 +34,15 @@ func (r *Replayer) replay(ev *notify.Event) {
 		r.recon.overflow(r, ev)
 		return
 	case notify.OpLinkCount:
-		if r.mask&notify.Attrib != 0 {
-			r.links.add(ev.Object, ev.Time)
-		}
 		r.dropAttr(ev.Object)
+		switch n := r.object(ev.Object, stagingID); {
+		case r.mask&notify.Attrib == 0:
+		case r.cfg.Files == nil:
+			r.links.add(ev.Object, ev.Time)
+		case n != nil && !n.isDir():
+			// From the mark of a file that is in no known directory: nothing else will tell.
+			r.linkCount(n)
+		}
 		return
 	case notify.OpDeleteSelf:
 		return
@@ -124,6 +129,15 @@ func (r *Replayer) one(p uint64, ev *notify.Event) {
 	}
 }
 
+// obtain asks the file system for what ev's name stood for: by its object, or by name if nothing
+// later in the queue changes what the name stands for.
+func (r *Replayer) obtain(obj notify.Object, dir notify.Object, p uint64, name string, out *fuse.EntryOut) bool {
+	if obj.IsZero() && r.ahead.changes(dir, name) {
+		return false
+	}
+	return r.tree.Obtain(obj, p, name, out).Ok()
+}
+
 // target finds what parent/name meant when the event happened. Either the guest
 // knows it (node), or it is looked up now (entry), or it is gone: a ghost.
 func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
@@ -133,14 +147,19 @@ func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
 	if ev.Name == "." {
 		obj = ev.Dir
 	}
+	if obj.IsZero() && ev.Op != notify.OpAttrib && before != nil && before.mode == unix.S_IFLNK {
+		before = nil // a symbolic link is never written: the name had another meaning then
+	}
 	if n := r.object(obj, p); n != nil {
 		sd.node = n
 	} else if obj.IsZero() && before != nil && !before.isGhost() && before.isDir() == ev.IsDir {
 		sd.node = before
 	} else {
 		var out fuse.EntryOut
-		if r.tree.Obtain(obj, p, name, &out).Ok() {
-			if out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR == ev.IsDir {
+		if r.obtain(obj, ev.Dir, p, name, &out) {
+			mode := out.Attr.Mode & unix.S_IFMT
+			old := obj.IsZero() && mode == unix.S_IFLNK && ev.Op != notify.OpAttrib
+			if mode == unix.S_IFDIR == ev.IsDir && !old {
 				sd.entry = &out
 				sd.node = &vnode{id: out.NodeId, mode: out.Attr.Mode & unix.S_IFMT}
 				return sd
@@ -169,7 +188,7 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 	ok := r.run(ev, func(attempt int) *step {
 		s := &step{op: opMake, dst: side{parent: p, name: ev.Name}}
 		var out fuse.EntryOut
-		if !ev.IsDir && attempt < lastAttempt && r.tree.Obtain(ev.Object, p, ev.Name, &out).Ok() {
+		if !ev.IsDir && attempt < lastAttempt && r.obtain(ev.Object, ev.Dir, p, ev.Name, &out) {
 			if out.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
 				s.made, s.madeCounted = &out, true
 				if n := r.view.node(out.NodeId); n != nil && out.Attr.Nlink > 1 {
@@ -362,7 +381,13 @@ func (r *Replayer) follow(n *vnode, ev *notify.Event, np uint64) {
 		r.far.Unfollow(obj)
 		return
 	}
-	if err := r.far.Follow(obj, n.id); err != nil {
+	err := r.far.Follow(obj, n.id)
+	if errors.Is(err, unix.ESTALE) {
+		// It is gone already, and its end is all that there is to tell.
+		r.links.add(obj, ev.Time)
+		return
+	}
+	if err != nil {
 		r.stats.setLast("follow " + ev.String() + ": " + err.Error())
 		r.log.Debug("a file that left the known directories is not watched", "error", err)
 	}
@@ -375,7 +400,7 @@ func (r *Replayer) arrived(ev *notify.Event, np uint64) *vnode {
 		return nil
 	}
 	var out fuse.EntryOut
-	if !r.tree.Obtain(notify.Object{}, np, ev.NewName, &out).Ok() {
+	if !r.obtain(notify.Object{}, ev.NewDir, np, ev.NewName, &out) {
 		return nil
 	}
 	defer r.far.Forget(out.NodeId, 1)

@@ -33,7 +33,9 @@ type reconciler struct {
 	since time.Time // everything up to here was delivered
 	at    time.Time // when the loss was seen
 	names map[nameKey]struct{}
-	told  map[nameKey]notify.Op
+	// calmAt is when names may be compared, if nothing comes before.
+	calmAt time.Time
+	told   map[nameKey]notify.Op
 }
 
 // overflow takes note of a loss; idle does the work.
@@ -102,12 +104,28 @@ func (c *reconciler) heard(r *Replayer, dir notify.Object, name string, op notif
 	return all
 }
 
-// idle runs when everything that the source has read was replayed.
-func (c *reconciler) idle(r *Replayer) {
-	if c.lost {
+// calm is how long nothing may have happened before names are verified: what is
+// found on the host must not be ahead of the events.
+const calm = 5 * time.Millisecond
+
+// timeout is how long the replayer may sleep before pause has work; zero is for ever.
+func (c *reconciler) timeout() time.Duration {
+	if len(c.names) == 0 {
+		return 0
+	}
+	return max(time.Until(c.calmAt), time.Microsecond)
+}
+
+// pause runs after each batch. idle says that the source had nothing more when the batch
+// was taken; sync that somebody waits for all to be told.
+func (c *reconciler) pause(r *Replayer, idle, sync bool) {
+	if c.lost && (idle || sync) {
 		c.reconcile(r)
 	}
-	if len(c.names) > 0 {
+	if idle {
+		c.calmAt = time.Now().Add(calm)
+	}
+	if len(c.names) > 0 && (!time.Now().Before(c.calmAt) || sync && r.q.len() == 0) {
 		keys := make([]nameKey, 0, len(c.names))
 		for k := range c.names {
 			keys = append(keys, k)

@@ -99,6 +99,7 @@ type Replayer struct {
 	links linkCounts
 	recon reconciler
 	opens openFiles
+	ahead lookahead
 
 	staged uint64
 
@@ -299,7 +300,7 @@ func (r *Replayer) thread() error {
 	close(r.started)
 	var spare []notify.Event
 	for {
-		t, ok := r.q.take(spare, r.links.timeout(time.Now(), r.cfg.PairWait))
+		t, ok := r.q.take(spare, r.patience())
 		if !ok {
 			return nil
 		}
@@ -309,6 +310,15 @@ func (r *Replayer) thread() error {
 		clear(t.events)
 		spare = t.events
 	}
+}
+
+// patience is how long to sleep before there is something to do without an event; zero is for ever.
+func (r *Replayer) patience() time.Duration {
+	a, b := r.links.timeout(time.Now(), r.cfg.PairWait), r.recon.timeout()
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // batch replays what was taken from the queue.
@@ -324,8 +334,10 @@ func (r *Replayer) batch(t *taken) error {
 		}
 		defer r.dirs.stop()
 	}
+	r.ahead.reset(t.events)
 	for i := 0; i < len(t.events); i++ {
 		ev := &t.events[i]
+		r.ahead.at = i
 		if ev.Op == notify.OpRename {
 			r.pairExchange(t, i)
 			ev = &t.events[i]
@@ -343,9 +355,7 @@ func (r *Replayer) batch(t *taken) error {
 		r.stats.delay(ev.Time)
 	}
 	r.links.flush(r, time.Now(), len(t.waiters) > 0)
-	if t.idle || len(t.waiters) > 0 {
-		r.recon.idle(r)
-	}
+	r.recon.pause(r, t.idle, len(t.waiters) > 0)
 	for _, c := range t.waiters {
 		close(c)
 	}

@@ -1,0 +1,48 @@
+package replay
+
+import "github.com/heraldfs/heraldfs/notify"
+
+// lookahead tells whether a name will stand for something else later in the batch. A
+// source that does not name objects leaves us to look a name up on the host; what is found
+// there is only what the event was about if nothing has changed the name since.
+type lookahead struct {
+	last map[aheadKey]int
+	at   int
+}
+
+type aheadKey struct {
+	dir  notify.Object
+	name string
+}
+
+// reset takes a new batch. It costs nothing for sources that name objects.
+func (l *lookahead) reset(events []notify.Event) {
+	clear(l.last)
+	for i := range events {
+		ev := &events[i]
+		if !ev.Object.IsZero() {
+			continue
+		}
+		switch ev.Op {
+		case notify.OpCreate, notify.OpDelete, notify.OpRename, notify.OpExchange:
+			if l.last == nil {
+				l.last = make(map[aheadKey]int)
+			}
+			l.last[aheadKey{ev.Dir, ev.Name}] = i
+			if ev.Op != notify.OpCreate && ev.Op != notify.OpDelete {
+				l.last[aheadKey{ev.NewDir, ev.NewName}] = i
+			}
+		}
+	}
+}
+
+// changes reports whether an event behind the current one changes dir/name.
+func (l *lookahead) changes(dir notify.Object, name string) bool {
+	return l.later(l.at, dir, name)
+}
+
+// later reports the same of what is behind the i-th event.
+func (l *lookahead) later(i int, dir notify.Object, name string) bool {
+	last, ok := l.last[aheadKey{dir, name}]
+	return ok && last > i
+}
