@@ -5,10 +5,18 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/heraldfs/heraldfs/internal/vmtest/wire"
 )
+
+// Use makes a subtest the one that failures are told to, until it ends.
+func (vm *VM) Use(t testing.TB) {
+	old := vm.t
+	vm.t = t
+	t.Cleanup(func() { vm.t = old })
+}
 
 // Command runs argv in the guest and returns what it printed on both outputs, and its exit status.
 func (vm *VM) Command(limit time.Duration, argv ...string) (output string, exit int, err error) {
@@ -100,7 +108,30 @@ func (vm *VM) Reset() {
 // QMP executes a command of QEMU's monitor without arguments, such as stop and cont.
 func (vm *VM) QMP(command string) {
 	vm.t.Helper()
-	if err := vm.qmp.execute(command); err != nil {
+	vm.monitor(command, nil, "")
+}
+
+// Detach unplugs the share with that index and lets its chardev go. What is mounted in the guest fails
+// with ENOTCONN from then on.
+func (vm *VM) Detach(i int) {
+	vm.t.Helper()
+	vm.monitor("device_del", map[string]any{"id": fmt.Sprint("dev", i)}, "DEVICE_DELETED")
+	vm.monitor("chardev-remove", map[string]any{"id": fmt.Sprint("fs", i)}, "")
+}
+
+// Attach plugs a share in, in the place of one that was detached.
+func (vm *VM) Attach(i int, s Share) {
+	vm.t.Helper()
+	addr := map[string]any{"type": "unix", "data": map[string]any{"path": s.Socket}}
+	backend := map[string]any{"type": "socket", "data": map[string]any{"addr": addr, "server": false}}
+	vm.monitor("chardev-add", map[string]any{"id": fmt.Sprint("fs", i), "backend": backend}, "")
+	vm.monitor("device_add", map[string]any{"driver": "vhost-user-fs-pci", "id": fmt.Sprint("dev", i), "queue-size": 1024,
+		"chardev": fmt.Sprint("fs", i), "tag": s.Tag, "bus": fmt.Sprint("slot", i)}, "")
+}
+
+func (vm *VM) monitor(command string, args any, event string) {
+	vm.t.Helper()
+	if err := vm.qmp.execute(command, args, event); err != nil {
 		vm.t.Fatalf("QMP %s: %v; log: %s", command, err, vm.log())
 	}
 }
@@ -118,15 +149,20 @@ func newQMP(c net.Conn) (*qmp, error) {
 	if err := q.dec.Decode(&greeting); err != nil {
 		return nil, fmt.Errorf("QMP greeting: %w", err)
 	}
-	return q, q.execute("qmp_capabilities")
+	return q, q.execute("qmp_capabilities", nil, "")
 }
 
-func (q *qmp) execute(command string) error {
+// execute waits for the answer, and for an event if one is named.
+func (q *qmp) execute(command string, args any, event string) error {
 	q.c.SetDeadline(time.Now().Add(commandTimeout))
-	if err := json.NewEncoder(q.c).Encode(map[string]string{"execute": command}); err != nil {
+	request := struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+	}{command, args}
+	if err := json.NewEncoder(q.c).Encode(request); err != nil {
 		return err
 	}
-	for {
+	for answered := false; !answered || event != ""; {
 		var m struct {
 			Return any
 			Error  *struct{ Desc string }
@@ -139,9 +175,12 @@ func (q *qmp) execute(command string) error {
 		case m.Error != nil:
 			return fmt.Errorf("%s", m.Error.Desc)
 		case m.Event == "":
-			return nil
+			answered = true
+		case m.Event == event:
+			event = ""
 		}
 	}
+	return nil
 }
 
 func (q *qmp) close() { q.c.Close() }

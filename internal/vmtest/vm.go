@@ -31,8 +31,8 @@ const (
 // Share is a virtiofs device of the machine: a vhost-user socket and the tag to mount.
 type Share struct {
 	Socket, Tag string
-	// Reconnect lets QEMU connect again, each second, after the back-end has gone.
-	Reconnect bool
+	// Hotplug puts it into a slot of its own, for Detach and Attach.
+	Hotplug bool
 }
 
 // Options configures Start. The zero value boots a machine without shares.
@@ -107,9 +107,9 @@ func boot(t testing.TB, o Options, a Assets) (*VM, error) {
 	vm := &VM{t: t, dir: dir, exited: make(chan struct{}), hello: make(chan string, 4),
 		pending: make(map[uint64]chan wire.Message), watches: make(map[uint64]chan wire.Event)}
 	if err := vm.start(o, a); err != nil {
-		tail := vm.console()
+		console, log := vm.console(), vm.log()
 		vm.kill()
-		return nil, fmt.Errorf("%w\nconsole: %s", err, tail)
+		return nil, fmt.Errorf("%w\nQEMU: %s\nconsole: %s", err, log, console)
 	}
 	return vm, nil
 }
@@ -152,11 +152,11 @@ func (vm *VM) start(o Options, a Assets) error {
 		close(vm.exited)
 	}()
 	if vm.port, err = listeners[0].Accept(); err != nil {
-		return fmt.Errorf("QEMU does not start: %w: %s", err, vm.log())
+		return fmt.Errorf("QEMU does not start: %w", err)
 	}
 	q, err := listeners[1].Accept()
 	if err != nil {
-		return fmt.Errorf("QEMU does not start: %w: %s", err, vm.log())
+		return fmt.Errorf("QEMU does not start: %w", err)
 	}
 	if vm.qmp, err = newQMP(q); err != nil {
 		return err
@@ -182,12 +182,12 @@ func (vm *VM) args(o Options, kernel, initrd string) []string {
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + wire.PortName,
 	}
 	for i, s := range o.Shares {
-		chardev := fmt.Sprintf("socket,id=fs%d,path=%s", i, s.Socket)
-		if s.Reconnect {
-			chardev += ",reconnect=1"
+		device := fmt.Sprintf("vhost-user-fs-pci,id=dev%d,queue-size=1024,chardev=fs%d,tag=%s", i, i, s.Tag)
+		if s.Hotplug {
+			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d", i, i+1))
+			device += fmt.Sprintf(",bus=slot%d", i)
 		}
-		args = append(args, "-chardev", chardev,
-			"-device", fmt.Sprintf("vhost-user-fs-pci,queue-size=1024,chardev=fs%d,tag=%s", i, s.Tag))
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=fs%d,path=%s", i, s.Socket), "-device", device)
 	}
 	return args
 }
@@ -220,7 +220,7 @@ func (vm *VM) waitHello(limit time.Duration) error {
 				return fmt.Errorf("%w: kernel panic", ErrGone)
 			}
 		case <-vm.exited:
-			return fmt.Errorf("%w: QEMU has ended: %v: %s", ErrGone, vm.exitErr, vm.log())
+			return fmt.Errorf("%w: QEMU has ended: %v", ErrGone, vm.exitErr)
 		case <-timer.C:
 			return fmt.Errorf("%w: no word from it in %v", ErrGone, limit)
 		}

@@ -87,7 +87,7 @@ func links(dir string) error {
 func modes(dir string) error {
 	f := dir + "/f"
 	when := time.Unix(1_000_000_000, 123_456_789)
-	err := errors.Join(os.WriteFile(f, nil, 0o600), os.Chmod(f, 0o4751), os.Chtimes(f, when, when))
+	err := errors.Join(os.WriteFile(f, nil, 0o600), unix.Chmod(f, 0o4751), os.Chtimes(f, when, when))
 	var st unix.Stat_t
 	return errors.Join(err, unix.Stat(f, &st), expect(fmt.Sprintf("mode %o", st.Mode), st.Mode&0o7777 == 0o4751),
 		expect("mtime", st.Mtim.Nano() == when.UnixNano()), os.Chown(f, 12, 34), unix.Stat(f, &st),
