@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -96,6 +97,11 @@ func Mount(o Options) (*Guest, error) {
 	late.Observer = g.replay
 	dev := o.Device
 	dev.Fuse = fs.MountOptions()
+	if os.Geteuid() != 0 && !dev.AllowOther && !dev.DefaultPermissions {
+		// POSIX ACLs make the kernel check permissions, and then the replayer could not repeat what another user
+		// did to files of his. Only our own user can enter here: the host's checks are enough.
+		dev.Fuse.EnableAcl = false
+	}
 	dev.Logger = o.Logger
 	if g.conn, err = fusedev.Mount(o.Mountpoint, g.replay, dev); err != nil {
 		return nil, errors.Join(err, fs.Close())
