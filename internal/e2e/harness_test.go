@@ -3,7 +3,6 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"github.com/heraldfs/heraldfs/notify/replay"
 )
 
@@ -278,27 +278,13 @@ func read(t testing.TB, path string) string {
 // needFUSE skips a test where it cannot run; on a CI machine that is a failure.
 func needFUSE(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		lacking(t, "root")
-	}
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		lacking(t, "/dev/fuse")
-	}
+	testenv.Need(t, testenv.Root, testenv.FUSE)
 }
 
-// needProgram returns the path of a client program.
-func needProgram(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		lacking(t, fmt.Sprintf("%s (internal/e2e/testdata/prepare.sh installs it)", name))
-	}
-	return path
-}
-
+// lacking is testenv.Need for what it does not know.
 func lacking(t testing.TB, what string) {
 	t.Helper()
-	if os.Getenv("CI") != "" {
+	if os.Getenv("CI") == "true" {
 		t.Fatalf("needs %s, which a CI machine must have", what)
 	}
 	t.Skipf("needs %s", what)
