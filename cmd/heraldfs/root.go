@@ -27,7 +27,12 @@ It is also a recursive watcher of its own: heraldfs watch.`,
   heraldfs doctor`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown command %q; see `%s --help`", args[0], cmd.CommandPath())
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -40,6 +45,7 @@ It is also a recursive watcher of its own: heraldfs watch.`,
 		newUmountCommand(),
 		newSyncCommand(),
 		newWatchCommand(),
+		newVirtiofsCommand(),
 		newDoctorCommand(),
 		newDemoCommand(),
 		newVersionCommand(),

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/server/guest"
+	"github.com/heraldfs/heraldfs/server/passthrough"
+	"github.com/heraldfs/heraldfs/server/virtiofs"
+)
+
+// virtiofsFlags are the flags of `heraldfs virtiofs`, named as virtiofsd's where it has them.
+type virtiofsFlags struct {
+	socket      string
+	tag         string
+	cache       string
+	fileHandles string
+	readOnly    bool
+	queues      int
+	sandbox     string
+	log         logFlags
+}
+
+func newVirtiofsCommand() *cobra.Command {
+	var f virtiofsFlags
+	cmd := &cobra.Command{
+		Use:   "virtiofs --socket PATH [flags] DIR",
+		Short: "Share DIR with a virtual machine by virtiofs",
+		Long: `Serve the directory DIR to a virtual machine: the vhost-user back-end of a virtio-fs device. The
+virtual machine monitor (QEMU, libvirt, Cloud Hypervisor) connects to the socket, and the guest, any Linux
+from 5.4 on, mounts it with: mount -t virtiofs TAG /mnt
+
+Stays in the foreground and serves one machine at a time; when that has gone, the next one may connect.
+SIGINT and SIGTERM end it. The socket has mode 0600.`,
+		Example: `  # share ./src
+  heraldfs virtiofs --socket /run/vm1-src.sock ./src
+
+  # the QEMU options that go with it
+  qemu-system-x86_64 ... -m 2G \
+    -object memory-backend-memfd,id=mem,size=2G,share=on -numa node,memdev=mem \
+    -chardev socket,id=fs0,path=/run/vm1-src.sock \
+    -device vhost-user-fs-pci,queue-size=1024,chardev=fs0,tag=src
+
+  # nothing else changes DIR: the guest may cache for long
+  heraldfs virtiofs --socket /run/vm1.sock --cache always /srv/images`,
+		Args: exactArgs(1, "DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return f.run(cmd.Context(), args[0])
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.socket, "socket", "", "where the virtual machine monitor connects (required)")
+	fs.StringVar(&f.tag, "tag", "", "name of the share, for monitors that ask the back-end for it;\nQEMU has it on its own command line")
+	fs.StringVar(&f.cache, "cache", "auto", "how long the guest may keep names and attributes: never, auto (1s) or\nalways (a day, and file contents over opens; for what only the guest changes)")
+	fs.StringVar(&f.fileHandles, "inode-file-handles", "prefer", "reach files by handle instead of by open descriptor: never, prefer or mandatory")
+	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "refuse every change")
+	fs.IntVar(&f.queues, "queues", 8, "largest number of request queues that the monitor may use")
+	fs.StringVar(&f.sandbox, "sandbox", "none", "how the process is confined; only none is there")
+	f.log.register(fs)
+}
+
+func (f *virtiofsFlags) options(logger *slog.Logger) (passthrough.Options, error) {
+	o := passthrough.Options{ReadOnly: f.readOnly, ForeignPids: true, Logger: logger}
+	keep := time.Duration(0)
+	switch f.cache {
+	case "never":
+	case "auto":
+		keep = guest.PlainCache
+	case "always":
+		keep = 24 * time.Hour
+		o.KeepCache = true
+	default:
+		return o, fmt.Errorf("--cache %q: give never, auto or always", f.cache)
+	}
+	o.EntryTimeout, o.AttrTimeout, o.NegativeTimeout = keep, keep, keep
+	switch f.fileHandles {
+	case "never":
+		o.FileHandles = passthrough.HandleNever
+	case "prefer":
+		o.FileHandles = passthrough.HandlePrefer
+	case "mandatory":
+		o.FileHandles = passthrough.HandleMandatory
+	default:
+		return o, fmt.Errorf("--inode-file-handles %q: give never, prefer or mandatory", f.fileHandles)
+	}
+	if f.sandbox != "none" {
+		return o, fmt.Errorf("--sandbox %q: give none", f.sandbox)
+	}
+	if f.queues < 1 {
+		return o, fmt.Errorf("--queues %d: give 1 or more", f.queues)
+	}
+	return o, nil
+}
+
+// session closes the file system when the guest's mount has ended.
+type session struct {
+	*passthrough.FS
+	log *slog.Logger
+}
+
+func (s session) OnUnmount() {
+	if err := s.FS.Close(); err != nil {
+		s.log.Error("closing the file system", "err", err)
+	}
+}
+
+func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
+	if f.socket == "" {
+		return fmt.Errorf("--socket is missing: give the path where the virtual machine monitor will connect")
+	}
+	src, err := checkSource(dir)
+	if err != nil {
+		return err
+	}
+	logger, closeLog, err := f.log.open(false)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	opts, err := f.options(logger)
+	if err != nil {
+		return err
+	}
+	newFS := func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		fs, err := passthrough.New(src, opts)
+		if err != nil {
+			return nil, nil, err
+		}
+		mount := fs.MountOptions()
+		// A stock virtiofs guest cannot interrupt a request, so that a process that waits for a
+		// lock could not be killed. Without remote locks they work within the guest.
+		mount.EnableLocks = false
+		return session{fs, logger}, &mount, nil
+	}
+	// What would fail in the guest's mount shall fail here.
+	probe, err := passthrough.New(src, opts)
+	if err != nil {
+		return err
+	}
+	if err := probe.Close(); err != nil {
+		return err
+	}
+	socket, err := filepath.Abs(f.socket)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	s, err := virtiofs.Listen(socket, virtiofs.Options{Tag: f.tag, Queues: f.queues, Logger: logger})
+	if err != nil {
+		return err
+	}
+	logger.Info("waiting for a virtual machine monitor", "source", src, "socket", socket)
+	// Without systemd these do nothing.
+	daemon.SdNotify(false, daemon.SdNotifyReady)
+	err = s.Serve(ctx, newFS)
+	daemon.SdNotify(false, daemon.SdNotifyStopping)
+	s.Close()
+	return err
+}
