@@ -1,0 +1,158 @@
+package parity
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/heraldfs/heraldfs/internal/inotest"
+	"github.com/heraldfs/heraldfs/internal/opgen"
+	"github.com/heraldfs/heraldfs/internal/testenv"
+)
+
+var backends = []string{"fanotify", "inotify"}
+
+// scale is how much is tried.
+func scale(short, full int) int {
+	if os.Getenv("HERALDFS_PARITY") == "full" {
+		return full
+	}
+	return short
+}
+
+// judge fails the test if the guest heard something else than the native watches.
+func (b *bed) judge(ops []opgen.Op) {
+	b.t.Helper()
+	if inotest.Lost(b.heardNative) || inotest.Lost(b.heardGuest) {
+		b.t.Fatal("a recorder's own queue overflowed; nothing can be said")
+	}
+	if diff := inotest.Compare(b.heardNative, b.heardGuest); diff != "" {
+		b.t.Errorf("native and guest differ:\n%s\nafter:\n%s", diff, last(ops))
+	}
+	b.equalTrees()
+}
+
+// last shows the operations, the later ones of many.
+func last(ops []opgen.Op) string {
+	var s strings.Builder
+	for _, op := range ops[max(0, len(ops)-2000):] {
+		fmt.Fprintf(&s, "%v\n", op)
+	}
+	return s.String()
+}
+
+// TestOneByOne: exact, and contents are fresh when the event has come.
+func TestOneByOne(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
+	for _, backend := range backends {
+		for seed := range scale(2, 20) {
+			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
+				b := newBed(t, testenv.Tmpfs(t), backend, uint64(seed), 0, nil)
+				ops, err := b.gen.Run(context.Background(), scale(500, 2000), func(op opgen.Op) error {
+					b.fence()
+					if err := b.fresh(op, op.Path); err != nil {
+						return err
+					}
+					return b.fresh(op, op.To)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				b.judge(ops)
+			})
+		}
+	}
+}
+
+// TestPaced: exact at a pace of some operations in a millisecond.
+func TestPaced(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
+	for _, backend := range backends {
+		for seed := range scale(2, 20) {
+			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
+				b := newBed(t, testenv.Tmpfs(t), backend, uint64(100+seed), 2*time.Millisecond, nil)
+				ops, err := b.gen.Run(context.Background(), scale(500, 2000), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.fence()
+				b.judge(ops)
+			})
+		}
+	}
+}
+
+// TestFullSpeed: what is promised when the host outruns the reader. With inotify, directories hear
+// everything in order. With fanotify the kernel merges what was not read yet,
+// and the order across merged neighbours is gone.
+func TestFullSpeed(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
+	for _, backend := range backends {
+		for seed := range scale(3, 20) {
+			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
+				b := newBed(t, testenv.Tmpfs(t), backend, uint64(200+seed), 0, nil)
+				ops, err := b.gen.Run(context.Background(), scale(500, 2000), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.sync()
+				b.fence()
+				t.Log(b.unordered(ops))
+				t.Log(inotest.Compare(b.heardNative, b.heardGuest))
+				b.equalTrees()
+			})
+		}
+	}
+}
+
+func (b *bed) unordered(ops []opgen.Op) string {
+	count := func(recs []inotest.Record) map[string]int {
+		m := map[string]int{}
+		for _, r := range recs {
+			r.Cookie = 0
+			m[r.String()]++
+		}
+		return m
+	}
+	n, g := count(b.heardNative), count(b.heardGuest)
+	var out []string
+	for k, v := range n {
+		if g[k] != v {
+			out = append(out, fmt.Sprintf("%s: %d %d", k, v, g[k]))
+		}
+	}
+	for k, v := range g {
+		if n[k] == 0 {
+			out = append(out, fmt.Sprintf("%s: 0 %d", k, v))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "\n")
+}
+
+// TestFileSystems: exact on every file system that the host tree can be on.
+func TestFileSystems(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
+	for _, fs := range testenv.FileSystems() {
+		for _, backend := range []string{"auto", "inotify"} {
+			t.Run(fs.Name+"/"+backend, func(t *testing.T) {
+				b := newBed(t, fs.Make(t), backend, 7, 0, nil)
+				ops, err := b.gen.Run(context.Background(), scale(150, 1000), func(op opgen.Op) error {
+					b.fence()
+					if err := b.fresh(op, op.Path); err != nil {
+						return err
+					}
+					return b.fresh(op, op.To)
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				b.judge(ops)
+			})
+		}
+	}
+}
