@@ -175,6 +175,7 @@ func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
 	if now != nil && now != sd.node {
 		r.expire(p, name)
 	}
+	r.doubted(ev, sd.node, now != before)
 	return sd
 }
 
@@ -333,7 +334,7 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		_, other := r.view.lookup(np, newName)
 		switch {
 		case exchange:
-			s.dst.node = r.otherSide(p, np, name, other, n)
+			s.dst.node = r.otherSide(ev, np, other, n)
 		case np != stagingID && other != nil && other != n && other.isDir() == n.isDir():
 			s.dst.node = other
 			r.before(&s.dst)
@@ -410,22 +411,15 @@ func (r *Replayer) arrived(ev *notify.Event, np uint64) *vnode {
 	return nil
 }
 
-// otherSide finds what an exchange swapped n with: it is at the old name now.
-func (r *Replayer) otherSide(p, np uint64, name string, other, n *vnode) *vnode {
-	if other != nil && other != n && np != stagingID {
+// otherSide finds what an exchange swapped n with.
+func (r *Replayer) otherSide(ev *notify.Event, np uint64, other, n *vnode) *vnode {
+	if o := r.object(ev.NewObject, np); o != nil && o != n {
+		return o
+	}
+	if other != nil && other != n && np != stagingID && other.isDir() == ev.NewIsDir && (ev.NewObject.IsZero() || other.isGhost()) {
 		return other
 	}
-	isDir := false
-	var out fuse.EntryOut
-	if p != stagingID && r.tree.Obtain(notify.Object{}, p, name, &out).Ok() {
-		isDir = out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR
-		known := r.view.node(out.NodeId)
-		r.far.Forget(out.NodeId, 1)
-		if known != nil && known != n {
-			return known
-		}
-	}
-	return r.view.ghost(isDir)
+	return r.view.ghost(ev.NewIsDir)
 }
 
 // utimes returns the times that make utimensat fire op.

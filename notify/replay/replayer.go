@@ -102,6 +102,8 @@ type Replayer struct {
 	ahead lookahead
 
 	staged uint64
+	// doubt says that resolveDoubt has something to do.
+	doubt bool
 
 	// Scratch of the source's thread and of the replayer's.
 	drainedAt       time.Time
@@ -356,6 +358,9 @@ func (r *Replayer) batch(t *taken) error {
 	}
 	r.links.flush(r, time.Now(), len(t.waiters) > 0)
 	r.recon.pause(r, t.idle, len(t.waiters) > 0)
+	if t.idle || len(t.waiters) > 0 {
+		r.resolveDoubt()
+	}
 	for _, c := range t.waiters {
 		close(c)
 	}
