@@ -102,7 +102,7 @@ type daemon struct {
 // demands that this went well.
 func serve(t testing.TB, src, mnt string, args ...string) *daemon {
 	t.Helper()
-	d, said := try(t, exec.Command(bin, append(append([]string{"mount"}, args...), src, mnt)...))
+	d, said := try(t, mountCommand(src, mnt, args...))
 	if said != "ready" {
 		<-d.ended
 		t.Fatalf("mount %v: %s\n%s", args, said, d.log)
@@ -288,4 +288,9 @@ func lacking(t testing.TB, what string) {
 		t.Fatalf("needs %s, which a CI machine must have", what)
 	}
 	t.Skipf("needs %s", what)
+}
+
+// mountCommand is `heraldfs mount`.
+func mountCommand(src, mnt string, args ...string) *exec.Cmd {
+	return exec.Command(bin, append(append([]string{"mount"}, args...), src, mnt)...)
 }
