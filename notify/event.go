@@ -116,6 +116,9 @@ type Event struct {
 	// NewDir and NewName are where a rename went, or an exchange's other side.
 	NewDir  Object
 	NewName string
+	// NewObject and NewIsDir tell of the other object of an exchange, which was at NewName.
+	NewObject Object
+	NewIsDir  bool
 	// Object is what Name referred to, if the backend knows.
 	Object Object
 	// Cookie is inotify's, and zero where the backend has none.

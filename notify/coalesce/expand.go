@@ -98,7 +98,8 @@ func (c *Coalescer) move(ev notify.Event, pairs bool) {
 		switch {
 		case here && !pairs:
 		case here && differ:
-			c.out[m.index].Op = notify.OpExchange
+			first := &c.out[m.index]
+			first.Op, first.NewObject, first.NewIsDir = notify.OpExchange, ev.Object, ev.IsDir
 			c.entryChanged(ev.Dir)
 			return
 		case differ || !known:

@@ -175,7 +175,9 @@ func (c *Coalescer) tell(m *merger) {
 		case rec.skip:
 		case rec.twin != none:
 			ev := base(r, notify.OpExchange)
+			twin := &m.raws[rec.twin]
 			ev.NewDir, ev.NewName = r.NewDir, r.NewName
+			ev.NewObject, ev.NewIsDir = twin.Object, twin.Mask&notify.IsDir != 0
 			c.entryChanged(ev.Dir)
 			c.entryChanged(ev.NewDir)
 			c.out = append(c.out, ev)

@@ -164,6 +164,7 @@ func (m *model) rename(from, to entry, exchange bool) {
 		m.events = append(m.events, notify.Event{
 			Op: notify.OpExchange, IsDir: m.isDir[o], Dir: from.dir, Name: from.name,
 			NewDir: to.dir, NewName: to.name, Object: o, Pid: m.pid,
+			NewObject: victim, NewIsDir: m.isDir[victim],
 		})
 		return
 	case over && (m.isDir[o] != m.isDir[victim] || m.isDir[victim] && !m.empty(victim)):

@@ -55,7 +55,7 @@ func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
 			if !swapped {
 				return false
 			}
-			ev.Op = notify.OpExchange
+			ev.Op, ev.NewObject, ev.NewIsDir = notify.OpExchange, back.Object, back.IsDir
 			ev.Verify = ev.Verify || back.Verify
 			back.Op = 0
 			return true
