@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/watcher"
 )
@@ -134,6 +136,43 @@ func (g *group) heard(batch []notify.Event) {
 		g.early, g.lost = nil, true
 	default:
 		g.early = append(g.early, batch...)
+	}
+}
+
+// rootCheck is how often roots are looked after, see watchRoots.
+const rootCheck = 500 * time.Millisecond
+
+// watchRoots finds out that a root was deleted. With a Marker no event tells it: only the parent,
+// which is not marked, hears of it at once, and the DELETE_SELF of the root
+// waits for the descriptor that we keep of it.
+func (g *group) watchRoots(ctx context.Context) {
+	if g.w.Marker == nil {
+		return
+	}
+	tick := time.NewTicker(rootCheck)
+	defer tick.Stop()
+	roots := g.disk.roots
+	for len(roots) > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		left := roots[:0:0]
+		for _, r := range roots {
+			var st unix.Stat_t
+			switch {
+			case r.fd < 0 || r.file != "":
+			case unix.Fstat(r.fd, &st) == nil && st.Nlink == 0:
+				// What happened in it before comes first.
+				if g.w.Barrier(ctx) == nil {
+					g.heard([]notify.Event{{Op: notify.OpDeleteSelf, IsDir: true, Object: r.obj, Time: time.Now()}})
+				}
+			default:
+				left = append(left, r)
+			}
+		}
+		roots = left
 	}
 }
 

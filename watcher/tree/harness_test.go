@@ -17,7 +17,7 @@ import (
 )
 
 // deadline bounds each wait.
-const deadline = 30 * time.Second
+const deadline = 20 * time.Second
 
 // changes are the masks of a watch that hears of everything but opens and reads.
 const changes = notify.DefaultMask
@@ -95,7 +95,7 @@ func (r *recorder) wait(what string, cond func() bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for !cond() {
-		if expired || r.ended {
+		if expired || (r.ended && !cond()) {
 			tail := r.records
 			if len(tail) > 40 {
 				tail = tail[len(tail)-40:]

@@ -96,6 +96,7 @@ func (t *Tree) Run(ctx context.Context, emit func([]Record)) error {
 			cancel(err)
 		})
 		run.Go(func() { g.fences(ctx) })
+		run.Go(func() { g.watchRoots(ctx) })
 		walk.Go(func() {
 			if err := g.walk(ctx); err != nil {
 				cancel(err)
