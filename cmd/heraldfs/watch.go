@@ -40,13 +40,14 @@ type watchFlags struct {
 	noReady                bool
 	output                 string
 	backend                string
+	remote                 remoteFlags
 	log                    logFlags
 }
 
 func newWatchCommand() *cobra.Command {
 	var f watchFlags
 	cmd := &cobra.Command{
-		Use:   "watch [flags] PATH...",
+		Use:   "watch [flags] PATH... | URL",
 		Short: "Print every change below directories, as it happens",
 		Long: `Watch directories with all that is below them, and print each change. A new directory is watched
 from its first moment: what is made in it before we could look is found and told. A rename is one
@@ -78,6 +79,8 @@ or a template:
 ready comes when no later change can be missed; text, csv and templates have it on standard error.
 overflow says that the kernel dropped events, and rescan what to compare with the disk then.
 
+` + remoteHelp + `
+
 Exit status: 0 after an event with --once, or when ended by SIGINT or SIGTERM; 1 on an error;
 2 when --timeout has passed.`,
 		Example: `  # all changes, until interrupted
@@ -91,6 +94,9 @@ Exit status: 0 after an event with --once, or when ended by SIGINT or SIGTERM; 1
 
   # inotifywait's template; names separated by NUL
   heraldfs watch -m -r -e close_write --format '%w%f' -0 /data | xargs -0 -n1 process
+
+  # another machine's directory, from where we were on
+  heraldfs watch --format=json --since 41 tcp://host.example:7433?root=src
 
   # what leaves and enters a directory, but not below .git
   heraldfs watch -e move,create,delete --exclude '/\.git$' .`,
@@ -132,6 +138,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.noReady, "no-ready", false, "no ready record or line")
 	fs.StringVarP(&f.output, "outfile", "o", "", "append to this `file` instead of printing on standard output")
 	fs.StringVar(&f.backend, "watcher", watcher.Auto, "how changes are heard of: auto, fanotify or inotify")
+	f.remote.register(fs)
 	f.log.register(fs)
 	f.log.level = "warn"
 	fs.Lookup("log-level").DefValue = "warn"
@@ -178,6 +185,12 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 	if err != nil {
 		return err
 	}
+	if u, err := f.remote.url(paths); u != nil || err != nil {
+		if err != nil {
+			return err
+		}
+		return f.runURL(ctx, u, filter, mask, stdout, stderr)
+	}
 	roots := make([]record.Root, len(paths))
 	for i, path := range paths {
 		st, err := os.Stat(path)
@@ -220,7 +233,7 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 	if backends, _ := t.Backends(); slices.Contains(backends, watcher.Inotify) {
 		s.own = ownOutput(stdout, paths)
 	}
-	return s.run(ctx, t, opts)
+	return s.run(ctx, t.Run, opts)
 }
 
 // watchAdvice adds what can be done.
@@ -284,7 +297,10 @@ var (
 	errSilence = errors.New("no event came in time")
 )
 
-func (s *watchSession) run(ctx context.Context, t *tree.Tree, opts record.Options) error {
+// source is tree.Tree.Run, or another that takes its place.
+type source func(ctx context.Context, emit func([]tree.Record)) error
+
+func (s *watchSession) run(ctx context.Context, from source, opts record.Options) error {
 	ctx, s.end = context.WithCancelCause(ctx)
 	defer s.end(nil)
 	s.say("Setting up watches.")
@@ -304,7 +320,7 @@ func (s *watchSession) run(ctx context.Context, t *tree.Tree, opts record.Option
 		}
 		s.end(nil)
 	})
-	err = t.Run(ctx, s.emit)
+	err = from(ctx, s.emit)
 	s.end(nil)
 	wg.Wait()
 	if s.timeout != nil {

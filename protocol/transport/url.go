@@ -166,6 +166,9 @@ func loopback(hostport string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
+// Safe refuses to listen where anybody could connect, as Listen will. sec need not be loaded.
+func (u *URL) Safe(sec *Security) error { return u.safe(sec, true) }
+
 // safe refuses what anybody could use.
 func (u *URL) safe(s *Security, listen bool) error {
 	switch {

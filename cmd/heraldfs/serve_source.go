@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"github.com/heraldfs/heraldfs/protocol"
+	"github.com/heraldfs/heraldfs/server/stream"
+	"github.com/heraldfs/heraldfs/watcher/tree"
+)
+
+// treeSource makes the records of one watched root a stream.Source.
+type treeSource struct {
+	tree  *tree.Tree
+	ready chan struct{} // closed when nothing is missed any more
+	once  sync.Once
+
+	overflow bool // a rescan that follows is because of it
+	buf      []stream.Record
+}
+
+func newTreeSource(t *tree.Tree) *treeSource {
+	return &treeSource{tree: t, ready: make(chan struct{})}
+}
+
+// Run implements stream.Source.
+func (s *treeSource) Run(ctx context.Context, emit func([]stream.Record)) error {
+	return s.tree.Run(ctx, func(records []tree.Record) {
+		s.buf = s.buf[:0]
+		ready := false
+		for i := range records {
+			r := &records[i]
+			if r.Type == tree.TypeReady {
+				ready = true
+				continue
+			}
+			if rec, ok := s.record(r); ok {
+				s.buf = append(s.buf, rec)
+			}
+		}
+		if len(s.buf) > 0 {
+			emit(s.buf)
+			clear(s.buf)
+		}
+		if ready {
+			s.once.Do(func() { close(s.ready) })
+		}
+	})
+}
+
+func (s *treeSource) record(r *tree.Record) (stream.Record, bool) {
+	switch r.Type {
+	case tree.TypeOverflow:
+		// The rescan comes when the watcher knows the tree again.
+		s.overflow = true
+		return stream.Record{}, false
+	case tree.TypeRescan:
+		why := protocol.GapRescan
+		if s.overflow {
+			why, s.overflow = protocol.GapOverflow, false
+		}
+		return stream.Record{Lost: why, Scope: scopeOf(r.Path)}, true
+	}
+	op := opOf(r.Type)
+	rec := stream.Record{Op: op, IsDir: r.IsDir, Cookie: r.Cookie, Pid: r.Pid, Time: r.Time}
+	if op == protocol.OpRename || op == protocol.OpExchange {
+		rec.From, rec.To = placeOf(r.OldPath), placeOf(r.Path)
+	} else {
+		rec.From = placeOf(r.Path)
+	}
+	return rec, op != 0
+}
+
+// opOf and typeOf return 0 for what the other side does not have.
+func opOf(t tree.Type) protocol.Op {
+	switch t {
+	case tree.TypeCreate:
+		return protocol.OpCreate
+	case tree.TypeDelete:
+		return protocol.OpDelete
+	case tree.TypeRename:
+		return protocol.OpRename
+	case tree.TypeExchange:
+		return protocol.OpExchange
+	case tree.TypeModify:
+		return protocol.OpModify
+	case tree.TypeAttrib:
+		return protocol.OpAttrib
+	case tree.TypeOpen:
+		return protocol.OpOpen
+	case tree.TypeCloseWrite:
+		return protocol.OpCloseWrite
+	case tree.TypeCloseNowrite:
+		return protocol.OpCloseNowrite
+	case tree.TypeAccess:
+		return protocol.OpAccess
+	}
+	return 0
+}
+
+func typeOf(op protocol.Op) tree.Type {
+	for t := tree.TypeCreate; t <= tree.TypeExchange; t++ {
+		if opOf(t) == op {
+			return t
+		}
+	}
+	return 0
+}
+
+// placeOf splits a path below a root; "" is the placeholder.
+func placeOf(path string) protocol.Place {
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		return protocol.Place{Dir: path[:i], Name: path[i+1:]}
+	}
+	return protocol.Place{Name: path}
+}
+
+func scopeOf(path string) string {
+	if path == "." {
+		return ""
+	}
+	return path
+}
