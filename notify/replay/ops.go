@@ -47,7 +47,8 @@ func (r *Replayer) replay(ev *notify.Event) {
 	case notify.OpDeleteSelf:
 		return
 	}
-	if ev.Op.Mask()&r.mask == 0 {
+	mounts := ev.Op == notify.OpMount || ev.Op == notify.OpUnmount // no event, but another tree
+	if ev.Op.Mask()&r.mask == 0 && !mounts {
 		r.stats.Masked.Add(1)
 		r.cohere(ev)
 		return
