@@ -108,11 +108,11 @@ func (c *client) wait(what string, is func(line string) bool) {
 // With slow, only what a client has to follow with new watches is fenced.
 func tell(t testing.TB, slow bool, plain string, native *client, src string, guest *client, sync func()) {
 	t.Helper()
-	for i, s := range script() {
+	for i, s := range script("../outside") {
 		check(t, s.do(plain))
 		check(t, s.do(src))
 		sync()
-		if slow && !s.dir && i < len(script())-1 {
+		if slow && !s.dir && i < len(script("../outside"))-1 {
 			continue
 		}
 		name := fmt.Sprintf("fence-%d", i)
@@ -182,8 +182,9 @@ type step struct {
 	dir bool
 }
 
-// script is the story that every client is told.
-func script() []step {
+// script is the story that every client is told. outside is a path next to the directory: files move
+// there and back.
+func script(outside string) []step {
 	put := func(name, text string, flags int) step {
 		return step{what: "write " + name, do: func(h string) error {
 			f, err := os.OpenFile(h+"/"+name, os.O_WRONLY|flags, 0o644)
@@ -225,8 +226,8 @@ func script() []step {
 		{what: "exchange", do: func(h string) error {
 			return unix.Renameat2(unix.AT_FDCWD, h+"/old", unix.AT_FDCWD, h+"/hard", unix.RENAME_EXCHANGE)
 		}},
-		move("moved/x", "../outside"),
-		move("../outside", "back"),
+		move("moved/x", outside),
+		move(outside, "back"),
 		remove("back"),
 		remove("moved/e/deep"),
 		remove("moved/e"),
