@@ -51,8 +51,6 @@ func replyWith(b []byte) *reply { return &reply{payload: b, fd: -1} }
 
 // control carries out one message. An error that the front-end cannot be told of ends the connection.
 func (d *device) control(m *message) (*reply, error) {
-	d.ctl.Lock()
-	defer d.ctl.Unlock()
 	switch m.request {
 	case reqGetFeatures:
 		return replyWith(u64Bytes(deviceFeatures)), nil

@@ -25,13 +25,13 @@ type device struct {
 	newFS   NewFS
 	queues  []*queue
 	workers slots
+	lockers slots // requests that wait for a lock
 	watch   *watchdog
 	buffers sync.Pool // *[smallReply]byte
 
 	broken atomic.Bool
 
-	// ctl is held by the goroutine that reads messages, for each of them.
-	ctl      sync.Mutex
+	// Of the goroutine that reads messages.
 	features uint64
 	status   uint8
 	mem      *memory
@@ -45,6 +45,7 @@ type device struct {
 func newDevice(o *Options, newFS NewFS) *device {
 	d := &device{opts: o, log: o.Logger, newFS: newFS, mem: newMemory(nil)}
 	d.workers.max = int64(o.MaxWorkers)
+	d.lockers.max = int64(o.MaxWorkers)
 	d.buffers.New = func() any { return new([smallReply]byte) }
 	for i := range o.Queues + 1 {
 		d.queues = append(d.queues, newQueue(d, i))
@@ -126,8 +127,6 @@ func (d *device) endSession() {
 
 // close ends everything, in the order of the lives.
 func (d *device) close() {
-	d.ctl.Lock()
-	defer d.ctl.Unlock()
 	d.stopQueues()
 	d.endSession()
 	d.watch.stop()

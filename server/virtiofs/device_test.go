@@ -375,3 +375,43 @@ func TestTruncatedBuffers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestOldKernel(t *testing.T) {
+	f := dial(t, startServer(t, Options{}, loopback(t.TempDir())))
+	f.setup(2, 0)
+	q := f.qs[1]
+	for _, version := range [][]byte{u32s(6, 41), u32s(7, 11), u32s(8, 0)} {
+		if errno, _ := q.call1(0, fuseRequest(opInit, 1, 0, version, make([]byte, 56)), 128); errno != unix.EPROTO {
+			t.Errorf("version %v: %v", version, errno)
+		}
+	}
+	if errno, _ := q.call1(0, fuseRequest(opRead, 1, 0), 128); errno != unix.EINVAL {
+		t.Errorf("cut READ: %v", errno)
+	}
+	q.initFuse()
+}
+
+// TestLocksDoNotStarve: waiting locks take neither the workers nor the queue.
+func TestLocksDoNotStarve(t *testing.T) {
+	entered := make(chan struct{}, 8)
+	f := dial(t, startServer(t, Options{MaxWorkers: 1}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		raw, o, err := loopback(t.TempDir())()
+		return &stuckFS{raw, entered}, o, err
+	}))
+	f.setup(2, 0)
+	q := f.qs[1]
+	q.initFuse()
+	lock := fuseRequest(opSetLkw, 7, 1, make([]byte, 48))
+	q.publish(q.place(1, lock, 16))
+	wait(t, entered)
+	if errno, _ := q.call1(2, lock, 16); errno != unix.ENOLCK {
+		t.Errorf("one lock too many: %v", errno)
+	}
+	if errno, _ := q.call1(2, fuseRequest(opFsync, 8, 1, make([]byte, 16)), 16); errno == unix.ENOLCK {
+		t.Error("FSYNC is no lock")
+	}
+}
+
+func (s *stuckFS) SetLkw(cancel <-chan struct{}, _ *fuse.LkIn) fuse.Status {
+	return s.Access(cancel, nil)
+}

@@ -42,14 +42,16 @@
 // requests itself; what is known to block, and what arrives together with other requests,
 // goes to a goroutine of its own. A watchdog passes the role on when the one that has it
 // is stuck in a handler: turn is odd while it is in one, and whoever moves turn from odd to even has the role.
-// MaxWorkers bounds the goroutines; when all are busy requests wait in the queue.
+// MaxWorkers bounds the goroutines; when all are busy requests wait in the queue. SETLKW is apart, since what
+// ends its waiting is a later request: as many again may wait, and one more is answered ENOLCK.
 //
 // # Locks
 //
-//	device.ctl          one control message at a time
-//	  session.mu        which session is current
-//	  queue.mu          ring state, used ring, in-flight heads
+//	device.mountMu      INIT and DESTROY, and the end of the session
+//	  session.mu        which requests are in a handler
+//	queue.mu            ring state, used ring, busy heads
 //
-// No lock is held while a handler runs. GET_VRING_BASE, and the end of a session, wait for
+// The device's other state belongs to the goroutine that reads the front-end's messages. Of these locks only
+// mountMu is held while a handler runs, that of INIT. GET_VRING_BASE, and the end of a session, wait for
 // the handlers after cancelling them, so a handler must end when its cancel channel is closed.
 package virtiofs

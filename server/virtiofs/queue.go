@@ -61,6 +61,8 @@ type request struct {
 	mem  *memory
 	// more says that others waited behind it when it was popped.
 	more bool
+	// beside says that a goroutine of its own carries it out.
+	beside bool
 }
 
 // start begins to serve the ring; kick is the queue's from now on, also on error.
@@ -254,8 +256,8 @@ func (q *queue) drain() (relieved bool) {
 		if r == nil {
 			return false
 		}
-		if (r.more || r.blocks()) && d.workers.take() {
-			go q.work(r)
+		if slot := d.slot(r); slot != nil && slot.take() {
+			go q.work(r, slot)
 			continue
 		}
 		turn := q.turn.Add(1)
@@ -269,10 +271,22 @@ func (q *queue) drain() (relieved bool) {
 	}
 }
 
-func (q *queue) work(r *request) {
+// slot is what r needs to be carried out beside the queue; nil if it should not be.
+func (d *device) slot(r *request) *slots {
+	switch {
+	case r.opcode == opSetLkw:
+		return &d.lockers
+	case r.more || r.blocks():
+		return &d.workers
+	}
+	return nil
+}
+
+func (q *queue) work(r *request, slot *slots) {
 	debug.SetPanicOnFault(true)
+	r.beside = true
 	q.dev.serve(r)
-	q.dev.workers.free()
+	slot.free()
 }
 
 // relieve passes the role of the goroutine that made turn to a new one.

@@ -73,7 +73,7 @@ func (r *request) blocks() bool {
 		return true
 	}
 	switch r.opcode {
-	case opSetLkw, opFsync, opFsyncDir, opFlush, opSyncFS, opFallocate, opCopyFileRange, opCopyRange64, opInit, opDestroy:
+	case opFsync, opFsyncDir, opFlush, opSyncFS, opFallocate, opCopyFileRange, opCopyRange64, opInit, opDestroy:
 		return true
 	}
 	return false
@@ -98,6 +98,10 @@ func (d *device) answer(r *request) (int, error) {
 		return r.refuse(h, unix.EINVAL), nil
 	}
 	switch h.opcode {
+	case opSetLkw:
+		if !r.beside {
+			return r.refuse(h, unix.ENOLCK), nil
+		}
 	case opNotifyReply:
 		// We never ask for one.
 		return 0, nil
@@ -114,8 +118,18 @@ func (d *device) answer(r *request) (int, error) {
 	return d.call(s, r, h)
 }
 
+// The FUSE protocol versions that go-fuse serves. It writes to the process's log about others.
+const (
+	fuseMajor    = 7
+	fuseMinMinor = 12
+)
+
 // init begins a session. The one before it ends first: the guest was reset.
 func (d *device) init(r *request, h header) int {
+	version := gather(r.in, inHeaderSize, 8)
+	if major := binary.LittleEndian.Uint32(version); major != fuseMajor || binary.LittleEndian.Uint32(version[4:]) < fuseMinMinor {
+		return r.refuse(h, unix.EPROTO)
+	}
 	d.mountMu.Lock()
 	defer d.mountMu.Unlock()
 	d.swapSession(nil).end()
@@ -127,7 +141,6 @@ func (d *device) init(r *request, h header) int {
 	s.enter(r, h.unique)
 	n, err := d.call(s, r, h)
 	s.leave(r)
-	// A guest that asks for another protocol version is told so and asks again.
 	if err != nil || !r.replied(n) {
 		s.end()
 		return n
