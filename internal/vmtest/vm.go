@@ -33,6 +33,8 @@ type Share struct {
 	Socket, Tag string
 	// Hotplug puts it into a slot of its own, for Detach and Attach.
 	Hotplug bool
+	// Queues is the number of request queues; 0 is 1.
+	Queues int
 }
 
 // Options configures Start. The zero value boots a machine without shares.
@@ -183,6 +185,9 @@ func (vm *VM) args(o Options, kernel, initrd string) []string {
 	}
 	for i, s := range o.Shares {
 		device := fmt.Sprintf("vhost-user-fs-pci,id=dev%d,queue-size=1024,chardev=fs%d,tag=%s", i, i, s.Tag)
+		if s.Queues > 0 {
+			device += fmt.Sprintf(",num-request-queues=%d", s.Queues)
+		}
 		if s.Hotplug {
 			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d", i, i+1))
 			device += fmt.Sprintf(",bus=slot%d", i)

@@ -238,12 +238,12 @@ func TestBackendRestart(t *testing.T) {
 	b.expect("f", "second")
 }
 
-// TestMachines: one VMM after the other; the second waits while the first is there.
+// TestMachines: one VMM after the other, with one request queue and with three.
 func TestMachines(t *testing.T) {
 	b := newBackend(t, t.TempDir(), 0)
 	for i := range 2 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			vm := vmtest.Start(t, vmtest.Options{Shares: []vmtest.Share{{Socket: b.socket, Tag: "host"}}})
+			vm := vmtest.Start(t, vmtest.Options{Shares: []vmtest.Share{{Socket: b.socket, Tag: "host", Queues: 1 + 2*i}}})
 			vm.Mount("host", "/mnt")
 			vm.Run(fmt.Sprintf("echo -n %d > /mnt/f%d", i, i))
 		})
