@@ -6,7 +6,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,7 +81,7 @@ func TestReadWrite(t *testing.T) {
 	})
 }
 
-func lookup(t *testing.T, q *frontQueue, name string) uint64 {
+func lookup(t testing.TB, q *frontQueue, name string) uint64 {
 	t.Helper()
 	errno, data := q.call1(0, fuseRequest(1, 2, 1, []byte(name+"\x00")), 256)
 	if errno != 0 || len(data) < 8 {
@@ -359,9 +358,7 @@ func TestTruncatedMemory(t *testing.T) {
 func TestTruncatedBuffers(t *testing.T) {
 	errs := make(chan error, 1)
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "f"), []byte(strings.Repeat("x", 8192)), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	writeFile(t, filepath.Join(dir, "f"), 8192)
 	f := dial(t, startServer(t, Options{OnError: func(err error) { errs <- err }}, loopback(dir)))
 	f.setup(2, 0)
 	q := f.qs[1]

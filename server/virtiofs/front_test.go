@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ const deadline = 20 * time.Second
 // drives split virtqueues in a memfd. Guest physical address 0 is offset 0, and the
 // front-end's addresses are userBase above.
 type front struct {
-	t    *testing.T
+	t    testing.TB
 	conn *net.UnixConn
 	fd   int
 	mem  []byte
@@ -46,14 +47,14 @@ type frontQueue struct {
 	flags      uint64
 }
 
-func startServer(t *testing.T, o Options, newFS NewFS) string {
+func startServer(t testing.TB, o Options, newFS NewFS) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	s, err := Listen(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, newFS) }()
 	t.Cleanup(func() {
@@ -72,7 +73,7 @@ func startServer(t *testing.T, o Options, newFS NewFS) string {
 }
 
 // dial connects a VMM without any set-up.
-func dial(t *testing.T, path string) *front {
+func dial(t testing.TB, path string) *front {
 	t.Helper()
 	c, err := net.Dial("unix", path)
 	if err != nil {
@@ -335,7 +336,7 @@ func (q *frontQueue) call1(slot int, in []byte, outLen int) (errno unix.Errno, d
 	return decodeReply(q.f.t, in, q.reply(slot, n))
 }
 
-func decodeReply(t *testing.T, in, b []byte) (unix.Errno, []byte) {
+func decodeReply(t testing.TB, in, b []byte) (unix.Errno, []byte) {
 	t.Helper()
 	if len(b) < outHeaderSize || int(binary.LittleEndian.Uint32(b)) != len(b) {
 		t.Fatalf("opcode %d: reply % x", binary.LittleEndian.Uint32(in[4:]), b)
@@ -354,5 +355,12 @@ func (q *frontQueue) initFuse() {
 	errno, data := q.call1(0, fuseRequest(opInit, 1, 0, body), 128)
 	if errno != 0 || len(data) != 64 || data[0] != 7 {
 		q.f.t.Fatalf("INIT: %v % x", errno, data)
+	}
+}
+
+func writeFile(t testing.TB, path string, size int) {
+	t.Helper()
+	if err := os.WriteFile(path, bytes.Repeat([]byte{'x'}, size), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
