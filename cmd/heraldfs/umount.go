@@ -20,7 +20,7 @@ func newUmountCommand() *cobra.Command {
 		Short:   "Unmount heraldfs mounts; also those whose daemon is dead",
 		Example: `  heraldfs umount /mnt
 
-  # take it off even if it is in use; it ends when its last user does
+  # take it off even if it is in use; whoever still uses it gets errors (ENOTCONN)
   heraldfs umount --lazy /mnt`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
