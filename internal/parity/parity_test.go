@@ -16,6 +16,17 @@ import (
 
 var backends = []string{"fanotify", "inotify"}
 
+// kinds are the operations that a backend can be exact about. inotify hears of a file
+// through the directories that are watched: of a hard link in a directory that the guest
+// does not know, and of what is done by that name, it hears nothing.
+func kinds(backend string) []opgen.Kind {
+	all := opgen.Kinds()
+	if backend != "inotify" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(k opgen.Kind) bool { return k == opgen.Link })
+}
+
 // scale is how much is tried.
 func scale(short, full int) int {
 	if os.Getenv("HERALDFS_PARITY") == "full" {
@@ -51,7 +62,7 @@ func TestOneByOne(t *testing.T) {
 	for _, backend := range backends {
 		for seed := range scale(2, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
-				b := newBed(t, testenv.Tmpfs(t), backend, uint64(seed), 0, nil)
+				b := newBed(t, testenv.Tmpfs(t), backend, uint64(seed), 0, kinds(backend))
 				ops, err := b.gen.Run(context.Background(), scale(500, 2000), func(op opgen.Op) error {
 					b.fence()
 					if err := b.fresh(op, op.Path); err != nil {
@@ -74,13 +85,19 @@ func TestPaced(t *testing.T) {
 	for _, backend := range backends {
 		for seed := range scale(2, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
-				b := newBed(t, testenv.Tmpfs(t), backend, uint64(100+seed), 2*time.Millisecond, nil)
+				b := newBed(t, testenv.Tmpfs(t), backend, uint64(100+seed), 2*time.Millisecond, kinds(backend))
 				ops, err := b.gen.Run(context.Background(), scale(500, 2000), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				b.fence()
-				b.judge(ops)
+				if backend == "inotify" {
+					b.directoriesOnly()
+					b.judge(ops)
+				} else {
+					// On a busy machine the reader is late, and the kernel merges.
+					b.judgeMerged(ops)
+				}
 			})
 		}
 	}
@@ -94,44 +111,22 @@ func TestFullSpeed(t *testing.T) {
 	for _, backend := range backends {
 		for seed := range scale(3, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
-				b := newBed(t, testenv.Tmpfs(t), backend, uint64(200+seed), 0, nil)
+				b := newBed(t, testenv.Tmpfs(t), backend, uint64(200+seed), 0, kinds(backend))
 				ops, err := b.gen.Run(context.Background(), scale(500, 2000), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				b.sync()
 				b.fence()
-				t.Log(b.unordered(ops))
-				t.Log(inotest.Compare(b.heardNative, b.heardGuest))
-				b.equalTrees()
+				if backend == "inotify" {
+					b.directoriesOnly()
+					b.judge(ops)
+				} else {
+					b.judgeMerged(ops)
+				}
 			})
 		}
 	}
-}
-
-func (b *bed) unordered(ops []opgen.Op) string {
-	count := func(recs []inotest.Record) map[string]int {
-		m := map[string]int{}
-		for _, r := range recs {
-			r.Cookie = 0
-			m[r.String()]++
-		}
-		return m
-	}
-	n, g := count(b.heardNative), count(b.heardGuest)
-	var out []string
-	for k, v := range n {
-		if g[k] != v {
-			out = append(out, fmt.Sprintf("%s: %d %d", k, v, g[k]))
-		}
-	}
-	for k, v := range g {
-		if n[k] == 0 {
-			out = append(out, fmt.Sprintf("%s: 0 %d", k, v))
-		}
-	}
-	slices.Sort(out)
-	return strings.Join(out, "\n")
 }
 
 // TestFileSystems: exact on every file system that the host tree can be on.
@@ -140,7 +135,7 @@ func TestFileSystems(t *testing.T) {
 	for _, fs := range testenv.FileSystems() {
 		for _, backend := range []string{"auto", "inotify"} {
 			t.Run(fs.Name+"/"+backend, func(t *testing.T) {
-				b := newBed(t, fs.Make(t), backend, 7, 0, nil)
+				b := newBed(t, fs.Make(t), backend, 7, 0, kinds(backend))
 				ops, err := b.gen.Run(context.Background(), scale(150, 1000), func(op opgen.Op) error {
 					b.fence()
 					if err := b.fresh(op, op.Path); err != nil {

@@ -242,7 +242,7 @@ func (f *FS) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, newName 
 	}
 	st := f.RawFileSystem.Rename(cancel, in, oldName, newName)
 	if st.Ok() {
-		f.view.renamed(in.NodeId, oldName, in.Newdir, newName, in.Flags&unix.RENAME_EXCHANGE != 0, true)
+		f.view.renamed(in.NodeId, oldName, in.Newdir, newName, in.Flags&unix.RENAME_EXCHANGE != 0, true, nil, nil)
 	}
 	return st
 }

@@ -33,6 +33,9 @@ type reconciler struct {
 	since time.Time // everything up to here was delivered
 	at    time.Time // when the loss was seen
 	names map[nameKey]struct{}
+	// checks are names of a burst whose events did not name objects: the events were
+	// right, but which object is at the name may be known wrongly.
+	checks map[nameKey]struct{}
 	// calmAt is when names may be compared, if nothing comes before.
 	calmAt time.Time
 	told   map[nameKey]notify.Op
@@ -62,6 +65,48 @@ func (c *reconciler) verify(r *Replayer, ev *notify.Event) {
 	}
 	add(ev.Dir, ev.Name)
 	add(ev.NewDir, ev.NewName)
+}
+
+// burst is the length from which on a batch without objects is checked: the host may be ahead of it.
+const burst = 4
+
+// check notes the names of ev for a look at which objects they are.
+func (c *reconciler) check(r *Replayer, ev *notify.Event) {
+	if c.checks == nil {
+		c.checks = make(map[nameKey]struct{})
+	}
+	add := func(dir notify.Object, name string) {
+		if dir.IsZero() || name == "" || name == "." {
+			return
+		}
+		r.idC = r.tree.NodeIDs(r.idC[:0], dir)
+		for _, p := range r.idC {
+			c.checks[nameKey{p, name}] = struct{}{}
+		}
+	}
+	add(ev.Dir, ev.Name)
+	add(ev.NewDir, ev.NewName)
+}
+
+// settle makes the guest ask again for names that it may know wrongly. No event comes of it.
+func (c *reconciler) settle(r *Replayer) {
+	for k := range c.checks {
+		var out fuse.EntryOut
+		now, _ := r.view.lookup(k.parent, k.name)
+		exists := r.tree.Obtain(notify.Object{}, k.parent, k.name, &out).Ok()
+		if exists {
+			if n := r.view.node(out.NodeId); n != nil {
+				r.note(r.far.InvalInode(out.NodeId, 0, -1))
+			}
+		}
+		if (now == nil) == exists || now != nil && exists && now.id != out.NodeId {
+			r.expire(k.parent, k.name)
+		}
+		if exists {
+			r.far.Forget(out.NodeId, 1)
+		}
+	}
+	clear(c.checks)
 }
 
 // swallow reports whether ev is not to be replayed: it is behind a loss, or
@@ -110,7 +155,7 @@ const calm = 5 * time.Millisecond
 
 // timeout is how long the replayer may sleep before pause has work; zero is for ever.
 func (c *reconciler) timeout() time.Duration {
-	if len(c.names) == 0 {
+	if len(c.names) == 0 && len(c.checks) == 0 {
 		return 0
 	}
 	return max(time.Until(c.calmAt), time.Microsecond)
@@ -125,7 +170,13 @@ func (c *reconciler) pause(r *Replayer, idle, sync bool) {
 	if idle {
 		c.calmAt = time.Now().Add(calm)
 	}
-	if len(c.names) > 0 && (!time.Now().Before(c.calmAt) || sync && r.q.len() == 0) {
+	if time.Now().Before(c.calmAt) && !(sync && r.q.len() == 0) {
+		return
+	}
+	if len(c.checks) > 0 {
+		c.settle(r)
+	}
+	if len(c.names) > 0 {
 		keys := make([]nameKey, 0, len(c.names))
 		for k := range c.names {
 			keys = append(keys, k)

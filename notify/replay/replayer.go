@@ -107,6 +107,7 @@ type Replayer struct {
 
 	// Scratch of the source's thread and of the replayer's.
 	drainedAt       time.Time
+	places          places
 	emitIDs         []uint64
 	emitKept        []notify.Event
 	idsA, idsB, idC []uint64
@@ -219,6 +220,7 @@ func (r *Replayer) emit(events []notify.Event) {
 	kept := r.emitKept[:0]
 	for i := range events {
 		ev := events[i]
+		r.places.saw(&ev)
 		switch {
 		case ev.Op == notify.OpOverflow:
 			// Everything up to the last time the queue was empty has come.
@@ -229,7 +231,7 @@ func (r *Replayer) emit(events []notify.Event) {
 		case ev.Op == notify.OpRename && !ev.NewDir.IsZero():
 			r.hints.Moved(ev.Object, ev.NewDir, ev.NewName)
 		}
-		if r.interesting(&ev) {
+		if r.interesting(&ev, events[i+1:]) {
 			kept = append(kept, ev)
 		} else {
 			r.stats.Dropped.Add(1)
@@ -248,8 +250,9 @@ func (r *Replayer) emit(events []notify.Event) {
 	r.stats.Backlog.Store(int64(r.q.len()))
 }
 
-// interesting reports whether the guest's kernel holds anything that ev concerns.
-func (r *Replayer) interesting(ev *notify.Event) bool {
+// interesting reports whether the guest's kernel holds anything that ev concerns. behind is
+// what was read after it.
+func (r *Replayer) interesting(ev *notify.Event, behind []notify.Event) bool {
 	switch ev.Op {
 	case notify.OpOverflow:
 		return true
@@ -268,13 +271,27 @@ func (r *Replayer) interesting(ev *notify.Event) bool {
 	}
 	if ev.Name == "." && ev.IsDir {
 		// ATTRIB of a directory that the guest does not know, but its parent it may.
-		parent, name, err := r.cfg.Tree.Locate(ev.Dir)
-		if err == nil && known(parent) {
-			ev.Object, ev.Dir, ev.Name = ev.Dir, parent, name
+		at, ok := r.whereIs(ev.Dir, behind)
+		if ok && known(at.dir) {
+			ev.Object, ev.Dir, ev.Name = ev.Dir, at.dir, at.name
 			return true
 		}
 	}
 	return false
+}
+
+// whereIs tells where a directory was when an event about it was queued.
+func (r *Replayer) whereIs(dir notify.Object, behind []notify.Event) (placeRef, bool) {
+	if at, ok := r.places.get(dir); ok {
+		return at, true
+	}
+	for i := range behind {
+		if b := &behind[i]; b.Object == dir && (b.Op == notify.OpDelete || b.Op == notify.OpRename) {
+			return placeRef{b.Dir, b.Name}, true
+		}
+	}
+	parent, name, err := r.cfg.Tree.Locate(dir)
+	return placeRef{parent, name}, err == nil
 }
 
 // thread is the replayer: one OS thread whose id the file system knows. What needs the process's
@@ -350,10 +367,10 @@ func (r *Replayer) batch(t *taken) error {
 		if r.recon.swallow(r, ev) {
 			continue
 		}
-		if trace {
-			println("EV", ev.String())
-		}
 		r.replay(ev)
+		if ev.Object.IsZero() && len(t.events) > burst && ev.Op != notify.OpOverflow {
+			r.recon.check(r, ev)
+		}
 		r.stats.delay(ev.Time)
 	}
 	r.links.flush(r, time.Now(), len(t.waiters) > 0)

@@ -209,7 +209,7 @@ func (f *FS) answerRename(s *step, in *fuse.RenameIn, oldName, newName string) f
 		return f.refuse(s, "rename")
 	}
 	s.done = true
-	f.view.renamed(in.NodeId, oldName, in.Newdir, newName, s.exchange, false)
+	f.view.renamed(in.NodeId, oldName, in.Newdir, newName, s.exchange, false, s.src.node, s.dst.node)
 	return fuse.OK
 }
 

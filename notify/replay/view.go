@@ -212,8 +212,9 @@ func (v *view) removed(parent uint64, name string, byGuest bool) {
 	}
 }
 
-// renamed records that parent/name is now newParent/newName; exchange swaps.
-func (v *view) renamed(parent uint64, name string, newParent uint64, newName string, exchange, byGuest bool) {
+// renamed records that parent/name is now newParent/newName; exchange swaps. moved and other, if not
+// nil, are what the two names stood for, where the view may not know.
+func (v *view) renamed(parent uint64, name string, newParent uint64, newName string, exchange, byGuest bool, moved, other *vnode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	p, np := v.nodes[parent], v.nodes[newParent]
@@ -222,6 +223,12 @@ func (v *view) renamed(parent uint64, name string, newParent uint64, newName str
 	}
 	src := v.unlinkLocked(p, name, false)
 	dst := v.unlinkLocked(np, newName, false)
+	if moved != nil {
+		src = v.nodes[moved.id]
+	}
+	if exchange && other != nil {
+		dst = v.nodes[other.id]
+	}
 	if src != nil {
 		v.linkLocked(np, newName, src, false)
 	}
