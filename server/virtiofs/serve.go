@@ -16,6 +16,7 @@ const (
 	opRead          = 15
 	opWrite         = 16
 	opFsync         = 20
+	opSetxattr      = 21
 	opFlush         = 25
 	opInit          = 26
 	opFsyncDir      = 30
@@ -48,9 +49,20 @@ const (
 // is still served. go-fuse writes to the process's log where it is missing.
 var fixedSize = [...]uint8{
 	1: 0, opForget: 8, 3: 16, 4: 88, 8: 16, 9: 8, 12: 8, 13: 8, 14: 8, opRead: 40, opWrite: 40,
-	18: 24, opFsync: 16, 21: 8, 22: 8, 23: 8, opFlush: 24, opInit: 16, 27: 8, 28: 40, 29: 24, opFsyncDir: 16,
+	18: 24, opFsync: 16, opSetxattr: 8, 22: 8, 23: 8, opFlush: 24, opInit: 16, 27: 8, 28: 40, 29: 24, opFsyncDir: 16,
 	31: 48, 32: 48, opSetLkw: 48, 34: 8, 35: 16, opInterrupt: 8, 37: 16, 39: 32, 40: 24, opNotifyReply: 40,
 	opBatchForget: 8, opFallocate: 32, 44: 40, 45: 16, 46: 24, opCopyFileRange: 56, opSyncFS: 8, 51: 16, 52: 24, opCopyRange64: 56,
+}
+
+// fixedSize is at least what go-fuse expects in this session.
+func (s *session) fixedSize(opcode uint32) int {
+	switch {
+	case int(opcode) >= len(fixedSize):
+		return 0
+	case opcode == opSetxattr && s != nil && s.setxattrExt:
+		return 16
+	}
+	return int(fixedSize[opcode])
 }
 
 // header is a private copy of what every request begins with.
@@ -94,7 +106,7 @@ func (d *device) serve(r *request) {
 // answer returns the number of bytes written to r.out. An error breaks the device.
 func (d *device) answer(r *request) (int, error) {
 	h := r.header
-	if int(h.opcode) < len(fixedSize) && r.inLen < inHeaderSize+int(fixedSize[h.opcode]) {
+	if r.inLen < inHeaderSize+d.session().fixedSize(h.opcode) {
 		return r.refuse(h, unix.EINVAL), nil
 	}
 	switch h.opcode {
@@ -141,6 +153,10 @@ func (d *device) init(r *request, h header) int {
 	s.enter(r, h.unique)
 	n, err := d.call(s, r, h)
 	s.leave(r)
+	// fuse_init_out: major, minor and max_readahead come before flags.
+	if b := gather(r.out, outHeaderSize+12, 4); len(b) == 4 {
+		s.setxattrExt = binary.LittleEndian.Uint32(b)&fuse.CAP_SETXATTR_EXT != 0
+	}
 	if err != nil || !r.replied(n) {
 		s.end()
 		return n

@@ -13,6 +13,8 @@ import (
 type session struct {
 	fs     fuse.RawFileSystem
 	server *fuse.ProtocolServer
+	// setxattrExt says that SETXATTR has its longer form; set before the session is current.
+	setxattrExt bool
 
 	mu     sync.Mutex
 	ended  bool
