@@ -28,8 +28,8 @@ func (b *bed) directoriesOnly() {
 	b.heardGuest = slices.DeleteFunc(b.heardGuest, drop)
 }
 
-// judgeMerged allows what fanotify's merging takes away: the order between different names,
-// and how often a name was written. Strict equality passes at once.
+// judgeMerged allows what fanotify's merging takes away: the order across merged records, and
+// how often something happened to a name. Strict equality passes at once.
 func (b *bed) judgeMerged(ops []opgen.Op) {
 	b.t.Helper()
 	if inotest.Lost(b.heardNative) || inotest.Lost(b.heardGuest) {
@@ -69,8 +69,8 @@ func repeated(want, got []string) bool {
 	return i == len(got)
 }
 
-// names tells for each name of each watch what was made, moved and removed in its
-// order, and which changes of contents there were at all.
+// names tells for each name of each watch how often it was made, moved and removed, and which
+// changes of contents there were at all.
 func names(records []inotest.Record) map[string][]string {
 	changes := map[string]map[notify.Mask]bool{}
 	out := map[string][]string{}
@@ -84,6 +84,9 @@ func names(records []inotest.Record) map[string][]string {
 			continue
 		}
 		out[key] = append(out[key], r.Mask.String())
+	}
+	for _, story := range out {
+		slices.Sort(story)
 	}
 	for key, masks := range changes {
 		for _, m := range slices.Sorted(maps.Keys(masks)) {

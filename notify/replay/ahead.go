@@ -5,9 +5,13 @@ import "github.com/heraldfs/heraldfs/notify"
 // lookahead tells whether a name will stand for something else later in the batch. A
 // source that does not name objects leaves us to look a name up on the host; what is found
 // there is only what the event was about if nothing has changed the name since.
+//
+// Where the source does name objects it counts the links that later events of the batch remove: the
+// host's link count is ahead by them.
 type lookahead struct {
-	last map[aheadKey]int
-	at   int
+	last  map[aheadKey]int
+	links map[notify.Object]int
+	at    int
 }
 
 type aheadKey struct {
@@ -18,9 +22,11 @@ type aheadKey struct {
 // reset takes a new batch. It costs nothing for sources that name objects.
 func (l *lookahead) reset(events []notify.Event) {
 	clear(l.last)
+	clear(l.links)
 	for i := range events {
 		ev := &events[i]
 		if !ev.Object.IsZero() {
+			l.count(ev, 1)
 			continue
 		}
 		switch ev.Op {
@@ -45,4 +51,39 @@ func (l *lookahead) changes(dir notify.Object, name string) bool {
 func (l *lookahead) later(i int, dir notify.Object, name string) bool {
 	last, ok := l.last[aheadKey{dir, name}]
 	return ok && last > i
+}
+
+// count adds, times sign, the links that ev takes away.
+func (l *lookahead) count(ev *notify.Event, sign int) {
+	if ev.IsDir || ev.Object.IsZero() {
+		return
+	}
+	switch ev.Op {
+	case notify.OpCreate:
+		sign = -sign
+	case notify.OpDelete:
+	default:
+		return
+	}
+	if l.links == nil {
+		l.links = make(map[notify.Object]int)
+	}
+	if n := l.links[ev.Object] + sign; n != 0 {
+		l.links[ev.Object] = n
+	} else {
+		delete(l.links, ev.Object)
+	}
+}
+
+// advance makes events[i] the current one.
+func (l *lookahead) advance(events []notify.Event, i int) {
+	l.at = i
+	l.count(&events[i], -1)
+}
+
+// shift says that what reset was given began at the i-th event.
+func (l *lookahead) shift(i int) {
+	for k := range l.last {
+		l.last[k] += i
+	}
 }

@@ -33,7 +33,8 @@ func (r *Replayer) pairExchange(t *taken, i int) {
 		return
 	}
 	t.events = append(t.events, more.events...)
-	r.ahead.reset(t.events)
+	r.ahead.reset(t.events[i+1:])
+	r.ahead.shift(i + 1)
 	t.waiters = append(t.waiters, more.waiters...)
 	if len(more.events) > 0 || more.idle {
 		t.idle = more.idle
@@ -64,8 +65,17 @@ func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
 		if touches(back, ev.Dir) || touches(back, ev.NewDir) {
 			return false
 		}
+		// Without objects, anything told of the names in between speaks for two renames.
+		if ev.Object.IsZero() && (names(back, ev.Dir, ev.Name) || names(back, ev.NewDir, ev.NewName)) {
+			return false
+		}
 	}
 	return false
+}
+
+// names reports whether ev is about dir/name.
+func names(ev *notify.Event, dir notify.Object, name string) bool {
+	return ev.Dir == dir && ev.Name == name
 }
 
 // touches reports whether ev changes a name in dir.

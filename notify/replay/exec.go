@@ -62,16 +62,24 @@ func permanent(err error) bool {
 		errors.Is(err, unix.ETXTBSY) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOTCONN)
 }
 
-// lookAhead looks the source of a rename up by itself: a directory that a guest process
+// lookAhead looks the sides of a rename up by themselves: a directory that a guest process
 // has found at its new place already must be moved back in the guest's dentry tree, and
-// the kernel does that outside of a rename only.
+// the kernel does that outside of a rename only. What an exchange takes the place of can be
+// such a directory, too.
 func (r *Replayer) lookAhead(s *step) {
-	dir, err := r.dirs.open(s.src.parent)
+	r.lookAheadAt(s, &s.src)
+	if s.exchange {
+		r.lookAheadAt(s, &s.dst)
+	}
+}
+
+func (r *Replayer) lookAheadAt(s *step, sd *side) {
+	dir, err := r.dirs.open(sd.parent)
 	if err != nil {
 		return
 	}
 	r.fs.cur.Store(s)
-	fd, err := unix.Openat(dir, s.src.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(dir, sd.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	r.fs.cur.Store(nil)
 	if err == nil {
 		unix.Close(fd)

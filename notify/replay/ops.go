@@ -45,6 +45,7 @@ func (r *Replayer) replay(ev *notify.Event) {
 		}
 		return
 	case notify.OpDeleteSelf:
+		r.recon.died(ev.Object)
 		return
 	}
 	mounts := ev.Op == notify.OpMount || ev.Op == notify.OpUnmount // no event, but another tree
@@ -237,11 +238,14 @@ func (r *Replayer) before(sd *side) {
 		return
 	}
 	var a fuse.Attr
-	left := uint32(0)
+	left := 0
 	if r.tree.Attr(n.id, &a).Ok() {
-		left = a.Nlink
+		left = int(a.Nlink)
 	}
-	sd.nlink = left + 1
+	if obj, ok := r.tree.Object(n.id); ok {
+		left += r.ahead.links[obj]
+	}
+	sd.nlink = uint32(max(left, 0)) + 1
 	if n.nlink != sd.nlink {
 		r.expire(sd.parent, sd.name)
 	}

@@ -1,7 +1,10 @@
 package replay
 
 import (
+	"cmp"
 	"log/slog"
+	"maps"
+	"slices"
 	"sort"
 	"time"
 
@@ -36,6 +39,9 @@ type reconciler struct {
 	// checks are names of a burst whose events did not name objects: the events were
 	// right, but which object is at the name may be known wrongly.
 	checks map[nameKey]struct{}
+	// dead are objects that the host has no more. Their deletes make the guest see the same,
+	// unless the kernel merged the records of several links.
+	dead map[notify.Object]struct{}
 	// calmAt is when names may be compared, if nothing comes before.
 	calmAt time.Time
 	told   map[nameKey]notify.Op
@@ -109,6 +115,31 @@ func (c *reconciler) settle(r *Replayer) {
 	clear(c.checks)
 }
 
+// died notes that the last reference to an object is gone.
+func (c *reconciler) died(obj notify.Object) {
+	if obj.IsZero() || len(c.dead) >= toldLimit {
+		return
+	}
+	if c.dead == nil {
+		c.dead = make(map[notify.Object]struct{})
+	}
+	c.dead[obj] = struct{}{}
+}
+
+// bury ends what the guest still takes for alive.
+func (c *reconciler) bury(r *Replayer) {
+	for obj := range c.dead {
+		n := r.object(obj, stagingID)
+		if n == nil || n.isDir() || r.view.linksOf(n) == 0 {
+			continue
+		}
+		if _, _, named := r.view.place(n); !named {
+			r.linkCount(n)
+		}
+	}
+	clear(c.dead)
+}
+
 // swallow reports whether ev is not to be replayed: it is behind a loss, or
 // comparing has told it.
 func (c *reconciler) swallow(r *Replayer, ev *notify.Event) bool {
@@ -155,7 +186,7 @@ const calm = 5 * time.Millisecond
 
 // timeout is how long the replayer may sleep before pause has work; zero is for ever.
 func (c *reconciler) timeout() time.Duration {
-	if len(c.names) == 0 && len(c.checks) == 0 {
+	if len(c.names) == 0 && len(c.checks) == 0 && len(c.dead) == 0 {
 		return 0
 	}
 	return max(time.Until(c.calmAt), time.Microsecond)
@@ -176,21 +207,24 @@ func (c *reconciler) pause(r *Replayer, idle, sync bool) {
 	if len(c.checks) > 0 {
 		c.settle(r)
 	}
-	if len(c.names) > 0 {
-		keys := make([]nameKey, 0, len(c.names))
-		for k := range c.names {
-			keys = append(keys, k)
-		}
-		clear(c.names)
-		sort.Slice(keys, func(i, j int) bool {
-			return keys[i].parent < keys[j].parent || keys[i].parent == keys[j].parent && keys[i].name < keys[j].name
-		})
-		var d diff
-		for _, k := range keys {
-			d.name(r, k.parent, k.name)
-		}
-		c.tell(r, &d)
+	c.compare(r)
+	c.bury(r)
+}
+
+// compare looks at the names that are to be verified.
+func (c *reconciler) compare(r *Replayer) {
+	if len(c.names) == 0 {
+		return
 	}
+	keys := slices.SortedFunc(maps.Keys(c.names), func(a, b nameKey) int {
+		return cmp.Or(cmp.Compare(a.parent, b.parent), cmp.Compare(a.name, b.name))
+	})
+	clear(c.names)
+	var d diff
+	for _, k := range keys {
+		d.name(r, k.parent, k.name)
+	}
+	c.tell(r, &d)
 }
 
 // reconcile compares all that the guest knows with the host.

@@ -253,11 +253,8 @@ func (r *Replayer) emit(events []notify.Event) {
 // interesting reports whether the guest's kernel holds anything that ev concerns. behind is
 // what was read after it.
 func (r *Replayer) interesting(ev *notify.Event, behind []notify.Event) bool {
-	switch ev.Op {
-	case notify.OpOverflow:
+	if ev.Op == notify.OpOverflow {
 		return true
-	case notify.OpDeleteSelf:
-		return false
 	}
 	known := func(o notify.Object) bool {
 		if o.IsZero() {
@@ -356,7 +353,7 @@ func (r *Replayer) batch(t *taken) error {
 	r.ahead.reset(t.events)
 	for i := 0; i < len(t.events); i++ {
 		ev := &t.events[i]
-		r.ahead.at = i
+		r.ahead.advance(t.events, i)
 		if ev.Op == notify.OpRename {
 			r.pairExchange(t, i)
 			ev = &t.events[i]

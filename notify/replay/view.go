@@ -393,3 +393,10 @@ func (v *view) depth(id uint64) int {
 	}
 	return depth
 }
+
+// linksOf returns the link count that the guest's kernel holds for n, as far as we told it.
+func (v *view) linksOf(n *vnode) uint32 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.nlink
+}
