@@ -7,9 +7,16 @@ import (
 // apply processes e.buf[i]: it emits what is to be told, and brings the table behind it.
 func (e *engine) apply(i int) error {
 	it := &e.buf[i]
-	if it.retry != nil {
+	switch {
+	case it.retry != nil:
 		e.applyRetry(i)
 		return nil
+	case it.check != nil:
+		e.applyCheck(i)
+		return nil
+	}
+	if it.ev.Verify {
+		defer e.queueCheck(i, it.ev)
 	}
 	switch it.ev.Op {
 	case notify.OpRename:
@@ -115,7 +122,7 @@ func (e *engine) created(i int, dir *node, name string, inside bool) {
 		e.tab.nodes[obj] = n
 	}
 	if n.root < 0 {
-		e.tab.place(n, dir, name)
+		e.moveNode(n, dir, name)
 	}
 }
 
@@ -214,20 +221,19 @@ func (e *engine) applyRename(i int) {
 		n = &node{obj: ev.Object, root: -1}
 		e.tab.nodes[ev.Object] = n
 	}
-	e.moveNode(n, to, ev.NewDir, ev.NewName)
+	e.moveNode(n, to, ev.NewName)
 	if it.scan != nil && !it.scan.vanished && root >= 0 && oldRoot < 0 {
 		e.enter(n, it.scan, i, ev)
 	}
 }
 
-// moveNode moves a known directory, also one that still waits for a fence: the snap was
-// then taken at a time that has come closer, or has passed.
-func (e *engine) moveNode(n *node, to *node, toObj notify.Object, name string) {
-	for _, snaps := range []map[notify.Object]snap{e.fresh, e.armed} {
-		if _, ok := snaps[n.obj]; ok {
-			snaps[n.obj] = snap{parent: toObj, name: name, known: !toObj.IsZero()}
-		}
-	}
+// moveNode puts a known directory where an event says that it is now. If it was still waiting
+// for a fence, it need not any more.
+func (e *engine) moveNode(n, to *node, name string) {
+	delete(e.fresh, n.obj)
+	delete(e.armed, n.obj)
+	e.tab.forgetPath(n)
+	n.loose = false
 	if to == nil {
 		e.tab.unlink(n)
 		return
@@ -269,23 +275,23 @@ func (e *engine) applyExchange(ev *notify.Event) {
 		e.renamed(ev, root, path, oldRoot, oldPath)
 	}
 	e.moves++
-	a, b := e.child(from, ev.Name, ev.Object), e.child(to, ev.NewName, notify.Object{})
+	a, b := e.child(from, ev.Name, ev.Object), e.child(to, ev.NewName, ev.NewObject)
 	if a != nil {
 		e.tab.unlink(a)
 	}
 	if b != nil {
 		e.tab.unlink(b)
 	}
-	e.exchangeSide(a, to, ev.NewDir, ev.NewName, root, ev.IsDir)
-	e.exchangeSide(b, from, ev.Dir, ev.Name, oldRoot, b != nil)
+	e.exchangeSide(a, to, ev.NewName, root, ev.IsDir)
+	e.exchangeSide(b, from, ev.Name, oldRoot, b != nil)
 }
 
-func (e *engine) exchangeSide(n, to *node, toObj notify.Object, name string, root int, isDir bool) {
+func (e *engine) exchangeSide(n, to *node, name string, root int, isDir bool) {
 	switch {
 	case n != nil && n.root >= 0:
 	case e.marker == nil:
 		if n != nil {
-			e.moveNode(n, to, toObj, name)
+			e.moveNode(n, to, name)
 		}
 	case root < 0:
 		if n != nil {

@@ -47,6 +47,7 @@ type engine struct {
 type item struct {
 	ev     notify.Event
 	retry  *node
+	check  *check
 	scan   *scan
 	roots  []*scan // of an overflow
 	due    bool    // the scan was made, and a fence must pass
@@ -182,7 +183,11 @@ func (e *engine) blocked(it *item) bool {
 	if len(e.fresh) == 0 && len(e.armed) == 0 {
 		return false
 	}
-	for _, dir := range [2]notify.Object{it.ev.Dir, it.ev.NewDir} {
+	dirs := [2]notify.Object{it.ev.Dir, it.ev.NewDir}
+	if it.check != nil {
+		dirs[0] = it.check.found.parent
+	}
+	for _, dir := range dirs {
 		if n := e.tab.nodes[dir]; n != nil {
 			if root, _ := e.tab.locate(n); root == unsure {
 				return true
@@ -251,8 +256,11 @@ func (e *engine) settle(fresh map[notify.Object]snap) {
 				fresh[ev.Object] = snap{parent: ev.Dir, name: ev.Name, known: true}
 			}
 		}
-		if ev.Op == notify.OpExchange {
-			settleExchange(fresh, told, ev)
+		if _, ok := fresh[ev.NewObject]; ok && ev.NewIsDir && !ev.NewDir.IsZero() {
+			if _, done := told[ev.NewObject]; !done {
+				told[ev.NewObject] = struct{}{}
+				fresh[ev.NewObject] = snap{parent: ev.NewDir, name: ev.NewName, known: true}
+			}
 		}
 	}
 	for obj, s := range fresh {
@@ -276,20 +284,6 @@ func (e *engine) settle(fresh map[notify.Object]snap) {
 			p = e.tab.nodes[s.parent]
 		}
 		e.tab.place(n, p, s.name)
-	}
-}
-
-// settleExchange places the directory that an exchange does not name: the one
-// that was on the far side.
-func settleExchange(fresh map[notify.Object]snap, told map[notify.Object]struct{}, ev *notify.Event) {
-	for obj, s := range fresh {
-		if _, done := told[obj]; done || obj == ev.Object || !s.known {
-			continue
-		}
-		if (s.parent == ev.Dir && s.name == ev.Name) || (s.parent == ev.NewDir && s.name == ev.NewName) {
-			told[obj] = struct{}{}
-			fresh[obj] = snap{parent: ev.NewDir, name: ev.NewName, known: true}
-		}
 	}
 }
 

@@ -3,7 +3,6 @@ package tree
 import (
 	"context"
 	"errors"
-	"sort"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +18,9 @@ var errOther = errors.New("another directory is there")
 // events alone do not tell the contents.
 func (e *engine) needsScan(it *item) bool {
 	ev := &it.ev
+	if it.check != nil {
+		return true
+	}
 	if e.tab.shallow {
 		return e.marker != nil && ev.Op == notify.OpOverflow && it.retry == nil
 	}
@@ -68,7 +70,7 @@ func target(ev *notify.Event) (notify.Object, string) {
 func (e *engine) scanAhead(i int) error {
 	for j := i; j < len(e.buf); j++ {
 		it := &e.buf[j]
-		moved := it.retry == nil && it.ev.IsDir && (it.ev.Op == notify.OpRename || it.ev.Op == notify.OpExchange)
+		moved := it.retry == nil && it.check == nil && it.ev.IsDir && (it.ev.Op == notify.OpRename || it.ev.Op == notify.OpExchange)
 		if j > i && (moved || it.ev.Op == notify.OpOverflow) && e.marker != nil {
 			return nil
 		}
@@ -84,6 +86,10 @@ func (e *engine) scanAhead(i int) error {
 }
 
 func (e *engine) scan(it *item) error {
+	if it.check != nil {
+		e.look(it.check)
+		return nil
+	}
 	if it.retry == nil && it.ev.Op == notify.OpOverflow {
 		return e.scanRoots(it)
 	}
@@ -172,13 +178,23 @@ func (e *engine) same(i int, dir notify.Object, name string, obj notify.Object, 
 func (e *engine) applyRetry(i int) {
 	it := &e.buf[i]
 	n := it.retry
-	if _, ok := e.unmarked[n]; !ok || it.scan == nil || it.scan.vanished || n.parent == nil {
+	if _, ok := e.unmarked[n]; !ok || it.scan == nil || n.parent == nil {
+		return
+	}
+	if it.scan.vanished {
+		if n.untold {
+			e.forget(n)
+		}
 		return
 	}
 	if e.entries().appears(n.parent.obj, n.name, i) {
 		return
 	}
 	ev := notify.Event{Time: time.Now()}
+	if n.untold {
+		n.untold = false
+		e.tellCreated(n.parent, n.name, true, &ev)
+	}
 	e.enter(n, it.scan, i, &ev)
 }
 
@@ -322,81 +338,4 @@ func (e *engine) retryUnmarked() {
 			e.buf = append(e.buf, item{retry: n})
 		}
 	}
-}
-
-// entryIndex finds the queued events that made or removed an entry.
-type entryIndex struct {
-	byDir map[notify.Object]map[string][]change
-}
-
-type change struct {
-	at      int
-	appears bool // the entry was not there before
-	isDir   bool
-	obj     notify.Object // of an entry that went, if it is known
-}
-
-// entries indexes buf; positions are good until the next shift.
-func (e *engine) entries() *entryIndex {
-	if e.index != nil {
-		return e.index
-	}
-	x := &entryIndex{byDir: make(map[notify.Object]map[string][]change)}
-	for i := range e.buf {
-		ev := &e.buf[i].ev
-		switch ev.Op {
-		case notify.OpCreate:
-			x.add(ev.Dir, ev.Name, change{at: i, appears: true, isDir: ev.IsDir})
-		case notify.OpDelete:
-			x.add(ev.Dir, ev.Name, change{at: i, isDir: ev.IsDir, obj: ev.Object})
-		case notify.OpRename:
-			x.add(ev.Dir, ev.Name, change{at: i, isDir: ev.IsDir, obj: ev.Object})
-			x.add(ev.NewDir, ev.NewName, change{at: i, appears: true, isDir: ev.IsDir})
-		case notify.OpExchange:
-			x.add(ev.Dir, ev.Name, change{at: i, isDir: ev.IsDir, obj: ev.Object})
-			x.add(ev.NewDir, ev.NewName, change{at: i})
-		}
-	}
-	e.index = x
-	return x
-}
-
-func (x *entryIndex) add(dir notify.Object, name string, c change) {
-	if dir.IsZero() {
-		return
-	}
-	names := x.byDir[dir]
-	if names == nil {
-		names = make(map[string][]change)
-		x.byDir[dir] = names
-	}
-	names[name] = append(names[name], c)
-}
-
-// appears reports whether name comes into being in dir after position i.
-func (x *entryIndex) appears(dir notify.Object, name string, i int) bool {
-	for _, c := range x.byDir[dir][name] {
-		if c.at > i && c.appears {
-			return true
-		}
-	}
-	return false
-}
-
-func firstAfter(changes []change, i int) (change, bool) {
-	for _, c := range changes {
-		if c.at > i {
-			return c, true
-		}
-	}
-	return change{}, false
-}
-
-func sortedNames(m map[string][]change) []string {
-	names := make([]string, 0, len(m))
-	for name := range m {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	return names
 }

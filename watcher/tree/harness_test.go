@@ -17,7 +17,7 @@ import (
 )
 
 // deadline bounds each wait.
-const deadline = 20 * time.Second
+const deadline = 30 * time.Second
 
 // changes are the masks of a watch that hears of everything but opens and reads.
 const changes = notify.DefaultMask

@@ -21,6 +21,7 @@ type node struct {
 
 	loose   bool // it was looked up, and may have moved before: nothing is sure until a fence
 	marked  bool
+	untold  bool   // it is not known whether it exists
 	triedAt uint64 // engine.moves, plus one, when it was last tried to be marked
 
 	// memo of locate, good while gen is the table's
