@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -156,19 +155,6 @@ func unpacked(cache, pkg string) (string, error) {
 func quiet(cmd *exec.Cmd) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
-	}
-	return nil
-}
-
-// supported says why no guest can run here.
-func supported() error {
-	if runtime.GOARCH != "amd64" {
-		return fmt.Errorf("guests are amd64, this is %s", runtime.GOARCH)
-	}
-	for _, tool := range []string{"qemu-system-x86_64", "apt-get", "apt-cache", "dpkg", "go"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -101,7 +101,7 @@ func (vm *VM) Reset() {
 	vm.t.Helper()
 	vm.QMP("system_reset")
 	if err := vm.waitHello(bootTimeout); err != nil {
-		vm.t.Fatalf("after a reset: %v", err)
+		vm.t.Fatalf("after a reset: %v\nconsole: %s", err, vm.console())
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -20,8 +21,8 @@ import (
 )
 
 const (
-	// bootTimeout is ten times what a boot takes on an idle machine.
-	bootTimeout = 60 * time.Second
+	// bootTimeout is thirty times what a boot takes on an idle machine.
+	bootTimeout = 90 * time.Second
 	// commandTimeout is for commands that do not say.
 	commandTimeout = 30 * time.Second
 	// boots is how often a boot is tried.
@@ -72,8 +73,11 @@ var ErrGone = errors.New("the guest is gone")
 func Need(t testing.TB) {
 	t.Helper()
 	testenv.NeedTool(t, "qemu-system-x86_64", "apt-get", "apt-cache", "dpkg", "go")
-	if err := supported(); err != nil {
-		t.Fatal(err)
+	if runtime.GOARCH != "amd64" {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("guests are amd64, this is %s (CI=true: nothing is skipped)", runtime.GOARCH)
+		}
+		t.Skipf("guests are amd64, this is %s", runtime.GOARCH)
 	}
 }
 

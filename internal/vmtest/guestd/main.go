@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,13 +66,27 @@ func serve() error {
 	}
 	s := &server{enc: json.NewEncoder(port), watches: make(map[uint64]*os.File)}
 	s.send(wire.Message{Hello: strings.TrimSpace(string(boot))})
-	dec := json.NewDecoder(bufio.NewReader(port))
+	dec := json.NewDecoder(bufio.NewReader(patient{port}))
 	for {
 		var r wire.Request
 		if err := dec.Decode(&r); err != nil {
 			return fmt.Errorf("read request: %w", err)
 		}
 		go s.do(r)
+	}
+}
+
+// patient reads a port whose other end may not be there yet: the driver gives
+// an end of file until the device has said that the host is connected, and its poll does not wait for that.
+type patient struct{ f *os.File }
+
+func (p patient) Read(b []byte) (int, error) {
+	for {
+		n, err := p.f.Read(b)
+		if err != io.EOF {
+			return n, err
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
