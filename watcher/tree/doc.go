@@ -32,13 +32,21 @@
 // Several roots on one file system share a watcher, so a rename between them is
 // one Record. Between watchers there is no order.
 //
-//	Tree.mu (delivery)
-//	  no lock: each engine is used with its group's mutex held
+//	group.mu       one watcher's engine, with its table
+//	  Tree.mu      delivery
 //
 // The function given to Run must not call Close, which waits for it.
 //
+// # What the kernel merges
+//
+// fanotify merges equal records that were not read yet, so a rename to and fro in a burst can lose a
+// part, and inotify tells an exchange of two directories like a rename and one back. Where the
+// coalescer says so (Event.Verify), the names are compared with the disk behind a fence, and the
+// difference is told as a Record of its own. Paths between two such renames, in one burst, may be the later ones.
+//
 // # Limits
 //
+// With inotify a directory that is moved out is heard of until its rename was told, a few milliseconds.
 // A bind mount that shows part of a watched file system a second time inside the
 // tree is reported under one of its paths only.
 package tree

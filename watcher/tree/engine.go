@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"log/slog"
 	"time"
 
 	"github.com/heraldfs/heraldfs/notify"
@@ -22,7 +21,6 @@ type engine struct {
 	host    host
 	marker  notify.Marker // nil: file system mark
 	scanner *scanner
-	log     *slog.Logger
 	maxDirs int
 
 	buf []item

@@ -52,7 +52,7 @@ func newEngine(h host, m notify.Marker, shallow bool, maxDirs int, log *slog.Log
 		maxDirs = defaultMaxDirs
 	}
 	return &engine{
-		tab: newTable(shallow), host: h, marker: m, maxDirs: maxDirs, log: log,
+		tab: newTable(shallow), host: h, marker: m, maxDirs: maxDirs,
 		scanner: &scanner{marker: m, deny: func(path string, err error) {
 			log.Warn("cannot watch directory", "path", path, "error", err)
 		}},
