@@ -107,6 +107,9 @@ func (f *watchFlags) runURL(ctx context.Context, u *transport.URL, filter *recor
 		return err
 	}
 	sec, err := f.remote.security.load()
+	if err == nil {
+		err = u.SafeToDial(sec)
+	}
 	if err != nil {
 		return err
 	}
@@ -245,7 +248,7 @@ func (h *urlHandler) Events(m *protocol.Events) error {
 	told := false
 	for i := range m.Events {
 		if h.s.done {
-			return errOver
+			break // and print what was enough
 		}
 		ev := &m.Events[i]
 		r := tree.Record{Type: typeOf(ev.Op), IsDir: ev.IsDir, Path: ev.From.Path(), Cookie: ev.Cookie, Pid: ev.Pid, Time: ev.Time}

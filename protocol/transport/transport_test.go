@@ -2,17 +2,10 @@ package transport
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,6 +13,7 @@ import (
 	"time"
 
 	"github.com/heraldfs/heraldfs/protocol"
+	"github.com/heraldfs/heraldfs/protocol/transport/transporttest"
 )
 
 func TestParse(t *testing.T) {
@@ -166,71 +160,10 @@ func TestUnix(t *testing.T) {
 	}
 }
 
-// authority signs certificates into a directory.
-type authority struct {
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	n    int64
-}
-
-func newAuthority(t *testing.T) *authority {
+func security(t *testing.T, a *transporttest.Authority, name string) *Security {
 	t.Helper()
-	a := &authority{dir: t.TempDir()}
-	a.issue(t, "ca")
-	return a
-}
-
-func (a *authority) issue(t *testing.T, name string) (cert, key string) {
-	t.Helper()
-	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.n++
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(a.n), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		tmpl.IsCA, tmpl.KeyUsage = true, x509.KeyUsageCertSign
-		parent, signer = tmpl, priv
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, &priv.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if a.cert == nil {
-		a.key = priv
-		if a.cert, err = x509.ParseCertificate(der); err != nil {
-			t.Fatal(err)
-		}
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(priv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, key = filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+".key")
-	writePEM(t, cert, "CERTIFICATE", der)
-	writePEM(t, key, "PRIVATE KEY", keyDER)
-	return cert, key
-}
-
-func writePEM(t *testing.T, path, kind string, der []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (a *authority) security(t *testing.T, name string) *Security {
-	t.Helper()
-	cert, key := a.issue(t, name)
-	s := &Security{CertFile: cert, KeyFile: key, CAFile: filepath.Join(a.dir, "ca.pem")}
+	cert, key := a.Issue(t, name)
+	s := &Security{CertFile: cert, KeyFile: key, CAFile: a.CAFile}
 	if err := s.Load(); err != nil {
 		t.Fatal(err)
 	}
@@ -238,8 +171,8 @@ func (a *authority) security(t *testing.T, name string) *Security {
 }
 
 func TestTLS(t *testing.T) {
-	ours, theirs := newAuthority(t), newAuthority(t)
-	server := ours.security(t, "server")
+	ours, theirs := transporttest.NewAuthority(t), transporttest.NewAuthority(t)
+	server := security(t, ours, "server")
 	u := &URL{Network: "tcp", Host: "127.0.0.1:0"}
 	ln, err := u.Listen(t.Context(), server)
 	if err != nil {
@@ -248,38 +181,38 @@ func TestTLS(t *testing.T) {
 	defer ln.Close()
 	u.Host = ln.Addr().String()
 
-	_, sc, err := pair(t, u, ln, ours.security(t, "alice"))
+	_, sc, err := pair(t, u, ln, security(t, ours, "alice"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := Subject(sc); got != "alice" {
 		t.Errorf("subject %q", got)
 	}
-	stranger := theirs.security(t, "mallory")
+	stranger := security(t, theirs, "mallory")
 	if _, _, err := pair(t, u, ln, stranger); err == nil {
 		t.Error("a server of another authority was believed")
 	}
 	// A stranger who does not care who the server is.
-	stranger.CAFile = filepath.Join(ours.dir, "ca.pem")
+	stranger.CAFile = ours.CAFile
 	if err := stranger.Reload(); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := pair(t, u, ln, stranger); err == nil {
 		t.Error("a certificate of another authority was accepted")
 	}
-	wrongName := ours.security(t, "bob")
+	wrongName := security(t, ours, "bob")
 	wrongName.ServerName = "elsewhere.example"
 	if _, _, err := pair(t, u, ln, wrongName); err == nil {
 		t.Error("a server of another name was believed")
 	}
 
 	// New certificates hold from the next connection on; broken ones change nothing.
-	cert, key := theirs.issue(t, "server")
-	server.CertFile, server.KeyFile, server.CAFile = cert, key, filepath.Join(theirs.dir, "ca.pem")
+	cert, key := theirs.Issue(t, "server")
+	server.CertFile, server.KeyFile, server.CAFile = cert, key, theirs.CAFile
 	if err := server.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := pair(t, u, ln, theirs.security(t, "carol")); err != nil {
+	if _, _, err := pair(t, u, ln, security(t, theirs, "carol")); err != nil {
 		t.Errorf("after reload: %v", err)
 	}
 	if err := os.WriteFile(cert, []byte("nonsense"), 0o600); err != nil {
@@ -288,7 +221,7 @@ func TestTLS(t *testing.T) {
 	if err := server.Reload(); err == nil {
 		t.Error("nonsense was loaded")
 	}
-	if _, _, err := pair(t, u, ln, theirs.security(t, "dave")); err != nil {
+	if _, _, err := pair(t, u, ln, security(t, theirs, "dave")); err != nil {
 		t.Errorf("after a failed reload: %v", err)
 	}
 }

@@ -169,6 +169,9 @@ func loopback(hostport string) bool {
 // Safe refuses to listen where anybody could connect, as Listen will. sec need not be loaded.
 func (u *URL) Safe(sec *Security) error { return u.safe(sec, true) }
 
+// SafeToDial refuses to connect where we could be talking to anybody, as Dial will.
+func (u *URL) SafeToDial(sec *Security) error { return u.safe(sec, false) }
+
 // safe refuses what anybody could use.
 func (u *URL) safe(s *Security, listen bool) error {
 	switch {
