@@ -133,7 +133,7 @@ func (c *reconciler) bury(r *Replayer) {
 		if n == nil || n.isDir() || r.view.linksOf(n) == 0 {
 			continue
 		}
-		if _, _, named := r.view.place(n); !named {
+		if at, _, named := r.view.place(n); !named || at == stagingID {
 			r.linkCount(n)
 		}
 	}
