@@ -412,3 +412,23 @@ func TestLocksDoNotStarve(t *testing.T) {
 func (s *stuckFS) SetLkw(cancel <-chan struct{}, _ *fuse.LkIn) fuse.Status {
 	return s.Access(cancel, nil)
 }
+
+// TestRingMoves: SET_VRING_ADDR for a started queue that waits for a kick.
+func TestRingMoves(t *testing.T) {
+	testFeatures(t, func(t *testing.T, features uint64) {
+		f := dial(t, startServer(t, Options{}, loopback(t.TempDir())))
+		f.setup(2, features)
+		q := f.qs[1]
+		q.initFuse()
+		const from, to = queueArea, 8 * queueArea
+		copy(f.mem[to:], f.mem[from:from+queueArea])
+		clear(f.mem[from : from+queueArea])
+		f.must(reqSetVringAddr, append(u32s(1, 0), u64s(userBase+to, userBase+to+0x4000, userBase+to+0x2000, 0)...))
+		q.ring = vring{num: frontNum, desc: f.mem[to:][:frontNum*16], avail: f.mem[to+0x2000:][:frontNum*2+6], used: f.mem[to+0x4000:][:frontNum*8+6]}
+		for range 3 {
+			if errno, _ := q.call1(0, fuseRequest(3, 9, 1, make([]byte, 16)), 128); errno != 0 {
+				t.Fatal(errno)
+			}
+		}
+	})
+}

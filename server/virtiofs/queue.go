@@ -37,6 +37,7 @@ type queue struct {
 	mem       *memory // while started; one reference
 	ring      vring
 	eventIdx  bool
+	armed     bool // the guest was asked to kick
 	lastAvail uint16
 	usedIdx   uint16
 	signalled bool // the guest was called at least once since the start
@@ -103,7 +104,7 @@ func (q *queue) startLocked(mem *memory, features uint64, track *inflightQueue) 
 	mem.acquire()
 	q.mem, q.ring = mem, ring
 	q.eventIdx = features&featureEventIdx != 0
-	q.signalled = false
+	q.signalled, q.armed = false, false
 	q.busy = make([]bool, q.num)
 	q.resubmit, q.track = nil, track
 	err = guard(func() error {
@@ -149,7 +150,8 @@ func (q *queue) setAddr(a vringAddr) error {
 		if err != nil {
 			return err
 		}
-		q.ring = ring
+		q.ring, q.armed = ring, false
+		q.nudgeLocked()
 	}
 	q.addr, q.addrSet = a, true
 	return nil
@@ -187,11 +189,18 @@ func (q *queue) stop() {
 func (q *queue) enable(on bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if on && !q.enabled && q.kick != nil {
+	if on && !q.enabled {
+		q.nudgeLocked()
+	}
+	q.enabled = on
+}
+
+// nudgeLocked makes a started queue's goroutine look.
+func (q *queue) nudgeLocked() {
+	if q.kick != nil {
 		// A full counter has kicked already.
 		_, _ = q.kick.Write(oneBytes())
 	}
-	q.enabled = on
 }
 
 // setEvent replaces the call or the error descriptor.
@@ -321,8 +330,8 @@ func (q *queue) pop() (*request, error) {
 		if left, err = q.availableLocked(); left == 0 || err != nil {
 			return nil, err
 		}
-		q.armLocked(false)
 	}
+	q.armLocked(false)
 	r := &request{q: q, more: left > 1}
 	again := len(q.resubmit) > 0
 	if again {
@@ -361,6 +370,10 @@ func (q *queue) availableLocked() (int, error) {
 
 // armLocked asks the guest to kick, or not to: the event index need not be moved for the latter.
 func (q *queue) armLocked(on bool) {
+	if q.armed == on {
+		return
+	}
+	q.armed = on
 	switch {
 	case q.eventIdx && on:
 		q.ring.setAvailEvent(q.lastAvail)
