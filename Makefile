@@ -1,0 +1,75 @@
+# heraldfs. `make demo` shows it, `make test` tests it; each installs what it needs.
+
+GO      ?= go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+BIN     := bin/heraldfs
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
+
+.PHONY: all build demo test check race bench install uninstall man clean fuzz parity
+
+all: build
+
+build: $(BIN)
+
+$(BIN): FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/heraldfs
+FORCE:
+
+## demo: host changes heard natively and through a mount, side by side (root, /dev/fuse)
+demo: build
+	$(SUDO) ./$(BIN) demo
+
+## test: everything, one package at a time: some tests change kernel-wide limits
+test:
+	sh scripts/test-deps.sh
+	$(GO) test -p 1 -count=1 -timeout 15m ./...
+
+## race: the same under the race detector (several times slower)
+race:
+	sh scripts/test-deps.sh
+	$(GO) test -p 1 -count=1 -race -timeout 40m ./...
+
+## check: formatting, vet, staticcheck, the rules of the packages, cross-builds
+check:
+	@fmt=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$fmt" ] || { echo "gofmt would change: $$fmt"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 ./internal/archtest
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/heraldfs
+
+## parity: the differential test at full length: 20 seeds of 2,000 operations in each mode
+parity:
+	HERALDFS_PARITY=full $(GO) test -count=1 -timeout 60m -v ./internal/parity
+
+## fuzz: each fuzz target for a short while
+fuzz:
+	@for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$pkg/*_test.go | cut -d' ' -f2); do \
+			echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime 20s || exit 1; done; done
+
+## bench: the figures of docs/benchmarks.md
+bench: build
+	$(SUDO) $(shell command -v $(GO)) run ./internal/bench
+
+man: build
+	mkdir -p bin/man
+	./$(BIN) man bin/man
+
+install: build man
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/sbin
+	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/heraldfs
+	ln -sf $(PREFIX)/bin/heraldfs $(DESTDIR)/sbin/mount.heraldfs
+	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	./$(BIN) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs
+	install -m 644 packaging/systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/heraldfs $(DESTDIR)/sbin/mount.heraldfs \
+		$(DESTDIR)$(PREFIX)/share/man/man1/heraldfs*.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs $(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs@.service
+
+clean:
+	rm -rf bin
