@@ -5,7 +5,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BIN     := bin/heraldfs
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.1
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: all build demo test check race bench install uninstall man clean fuzz parity
 

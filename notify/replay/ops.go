@@ -245,7 +245,8 @@ func (r *Replayer) before(sd *side) {
 	if obj, ok := r.tree.Object(n.id); ok {
 		left += r.ahead.links[obj]
 	}
-	sd.nlink = uint32(max(left, 0)) + 1
+	// The host may be ahead: names whose end is still to be told are links, too.
+	sd.nlink = uint32(max(left, r.view.otherNames(n, sd.parent, sd.name))) + 1
 	if n.nlink != sd.nlink {
 		r.expire(sd.parent, sd.name)
 	}

@@ -112,8 +112,7 @@ type Replayer struct {
 	emitKept        []notify.Event
 	idsA, idsB, idC []uint64
 
-	startOnce sync.Once
-	started   chan struct{}
+	started chan struct{}
 }
 
 // New makes a Replayer; Run starts it and must be called.

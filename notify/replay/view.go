@@ -26,7 +26,6 @@ type vnode struct {
 	mode         uint32 // S_IFMT bits
 	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
 	opened       bool   // the guest has opened it: its pages may be cached
-	gone         bool   // its last name was removed by us
 	names        []edge
 	children     map[string]*dentry // directories only, made when needed
 }
@@ -399,4 +398,16 @@ func (v *view) linksOf(n *vnode) uint32 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return n.nlink
+}
+
+// otherNames counts the names of n in known directories besides parent/name.
+func (v *view) otherNames(n *vnode, parent uint64, name string) (count int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range n.names {
+		if e.parent.id != stagingID && (e.parent.id != parent || e.name != name) {
+			count++
+		}
+	}
+	return count
 }
