@@ -40,6 +40,7 @@ type mountFlags struct {
 	fsname             string
 	options            []string
 	dryRun, sloppy     bool
+	limitedQueue       bool
 	log                logFlags
 
 	set  *pflag.FlagSet
@@ -97,6 +98,8 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&f.options, "options", "o", nil, "mount options as of mount(8), comma separated; the long flags above can\nstand here too, as in -o notify=off,mask=delete")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "check all that can be checked, and mount nothing")
 	fs.BoolVar(&f.sloppy, "sloppy", false, "pass over unknown mount options instead of refusing them")
+	fs.BoolVar(&f.limitedQueue, "limited-queue", false, "let the kernel bound fanotify's queue, as fs.fanotify.max_queued_events says")
+	fs.Lookup("limited-queue").Hidden = true // for tests of an overflow
 	f.log.register(fs)
 }
 
@@ -245,11 +248,12 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	ledger := echo.New(echo.Options{})
 	w, err := watcher.Open(watcher.Options{
 		Root: src, Backend: f.watcher, Mask: mask | cohereMask, DropPid: os.Getpid(), Ledger: ledger, Logger: logger,
+		LimitedQueue: f.limitedQueue,
 	})
 	if err != nil {
 		return o, fmt.Errorf("watch %s: %w (heraldfs doctor %s says what works here; --notify=off mounts without events)", src, err, src)
 	}
-	o.Events, o.Marker, o.Bounded = w, w.Marker, w.Backend == watcher.Inotify
+	o.Events, o.Marker, o.Bounded = w, w.Marker, f.limitedQueue || w.Backend == watcher.Inotify
 	if !w.HasPid {
 		o.Ledger = ledger
 	}

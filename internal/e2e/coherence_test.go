@@ -271,7 +271,15 @@ func TestNegativeAndListings(t *testing.T) {
 // each name that ended different.
 func TestOverflow(t *testing.T) {
 	needFUSE(t)
-	const limit = "/proc/sys/fs/inotify/max_queued_events"
+	t.Run("inotify", func(t *testing.T) {
+		overflow(t, "/proc/sys/fs/inotify/max_queued_events", "--watcher=inotify")
+	})
+	t.Run("fanotify", func(t *testing.T) {
+		overflow(t, "/proc/sys/fs/fanotify/max_queued_events", "--watcher=fanotify", "--limited-queue")
+	})
+}
+
+func overflow(t *testing.T, limit string, flags ...string) {
 	before := read(t, limit)
 	dirs := place(t, "src/p/deep", "src/q", "mnt")
 	src, mnt := filepath.Dir(dirs[1]), dirs[2]
@@ -283,7 +291,7 @@ func TestOverflow(t *testing.T) {
 	check(t, os.WriteFile(limit, []byte("16"), 0))
 	d, said := func() (*daemon, string) {
 		defer os.WriteFile(limit, []byte(before), 0)
-		return try(t, mountCommand(src, mnt, "--watcher=inotify"))
+		return try(t, mountCommand(src, mnt, flags...))
 	}()
 	if said != "ready" {
 		t.Fatalf("%s\n%s", said, d.log)

@@ -12,6 +12,17 @@ type lookahead struct {
 	last  map[aheadKey]int
 	links map[notify.Object]int
 	at    int
+	left  int           // events behind the current one
+	next  notify.Object // what the next one is about
+}
+
+// backlog is the number of waiting events from which on a new file that no waiting event is about is
+// left unknown to the guest until somebody asks, as a directory always is.
+const backlog = 64
+
+// hurried reports whether obj, which the current event made, can be left unknown.
+func (l *lookahead) hurried(obj notify.Object) bool {
+	return l.left >= backlog && !obj.IsZero() && l.next != obj
 }
 
 type aheadKey struct {
@@ -77,7 +88,10 @@ func (l *lookahead) count(ev *notify.Event, sign int) {
 
 // advance makes events[i] the current one.
 func (l *lookahead) advance(events []notify.Event, i int) {
-	l.at = i
+	l.at, l.left, l.next = i, len(events)-i-1, notify.Object{}
+	if l.left > 0 {
+		l.next = events[i+1].Object
+	}
 	l.count(&events[i], -1)
 }
 

@@ -191,7 +191,7 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 	ok := r.run(ev, func(attempt int) *step {
 		s := &step{op: opMake, dst: side{parent: p, name: ev.Name}}
 		var out fuse.EntryOut
-		if !ev.IsDir && attempt < lastAttempt && r.obtain(ev.Object, ev.Dir, p, ev.Name, &out) {
+		if !ev.IsDir && attempt < lastAttempt && (!r.ahead.hurried(ev.Object) || r.object(ev.Object, p) != nil) && r.obtain(ev.Object, ev.Dir, p, ev.Name, &out) {
 			if out.Attr.Mode&unix.S_IFMT != unix.S_IFDIR {
 				s.made, s.madeCounted = &out, true
 				if n := r.view.node(out.NodeId); n != nil && out.Attr.Nlink > 1 {
