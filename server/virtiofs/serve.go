@@ -181,7 +181,8 @@ func (d *device) destroy(r *request, h header) int {
 // call has the file system answer r. Everything but the data of READ and WRITE
 // goes through memory of ours: what was checked is what is used.
 func (d *device) call(s *session, r *request, h header) (n int, err error) {
-	in, out := r.in, r.out
+	var in [][]byte
+	out := r.out
 	var private []byte
 	if h.opcode == opWrite {
 		in = append([][]byte{gather(r.in, 0, writeHeaderSize)}, tail(r.in, writeHeaderSize)...)

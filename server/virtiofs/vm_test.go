@@ -200,11 +200,8 @@ func TestGuest(t *testing.T) {
 
 func largeFiles(t *testing.T, b *backend, vm *vmtest.VM) {
 	content := make([]byte, 24<<20+12345)
-	for r := rand.NewChaCha8([32]byte{7}); ; {
-		if _, err := r.Read(content); err != nil {
-			t.Fatal(err)
-		}
-		break
+	if _, err := rand.NewChaCha8([32]byte{7}).Read(content); err != nil {
+		t.Fatal(err)
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256(content))
 	if err := os.WriteFile(filepath.Join(b.dir, "big/host"), content, 0o644); err != nil {

@@ -110,7 +110,8 @@ func (e *engine) scan(it *item) error {
 }
 
 func (e *engine) openItem(it *item) (fd int, path string, err error) {
-	parent, name := it.retry, ""
+	var parent *node
+	var name string
 	if it.retry != nil {
 		parent, name = it.retry.parent, it.retry.name
 	} else {

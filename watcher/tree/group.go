@@ -29,7 +29,6 @@ type group struct {
 	disk    *disk
 	records []Record
 	started bool
-	stopped bool
 	early   []notify.Event // while not started
 	lost    bool           // early was full
 	failed  bool

@@ -19,9 +19,6 @@ import (
 // deadline bounds each wait.
 const deadline = 30 * time.Second
 
-// changes are the masks of a watch that hears of everything but opens and reads.
-const changes = notify.DefaultMask
-
 // recorder collects what a Tree emits.
 type recorder struct {
 	t    *testing.T

@@ -34,13 +34,12 @@ func main() {
 		}
 		return
 	}
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "guestd:", err)
-		// An init that ends is a kernel panic, which the host sees on the console.
-		os.Exit(1)
-	}
+	// An init that ends is a kernel panic, which the host sees on the console.
+	fmt.Fprintln(os.Stderr, "guestd:", serve())
+	os.Exit(1)
 }
 
+// serve carries out requests until the machine ends; it returns only with an error.
 func serve() error {
 	for _, m := range []struct{ typ, dir string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"},
