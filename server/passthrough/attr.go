@@ -35,7 +35,7 @@ func (fs *FS) stat(n *node, fd int, out *fuse.AttrOut) error {
 		return err
 	}
 	fillAttr(&out.Attr, n, &st)
-	if !n.volatile.Load() {
+	if fs.cacheable(n, uint64(st.Nlink)) {
 		out.SetTimeout(fs.opts.AttrTimeout)
 	}
 	return nil
@@ -168,7 +168,7 @@ func (fs *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 	}
 	st.Ino = n.dev.ino(st.Ino)
 	out.FromStatx(&st)
-	if !n.volatile.Load() {
+	if fs.cacheable(n, uint64(st.Nlink)) {
 		out.SetTimeout(fs.opts.AttrTimeout)
 	}
 	return fuse.OK

@@ -140,7 +140,7 @@ func (fs *FS) opened(p *node, name string, raw int, flags uint32, out *fuse.Crea
 		return err
 	}
 	out.Fh = fs.files.add(n, raw, flags)
-	out.OpenFlags = fs.openFlags()
+	out.OpenFlags = fs.openFlags(n)
 	return nil
 }
 

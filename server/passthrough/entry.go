@@ -199,7 +199,7 @@ func (fs *FS) fill(n, p *node, st *unix.Stat_t, out *fuse.EntryOut) {
 	if !p.volatile.Load() {
 		out.SetEntryTimeout(fs.opts.EntryTimeout)
 	}
-	if !n.volatile.Load() {
+	if fs.cacheable(n, uint64(st.Nlink)) {
 		out.SetAttrTimeout(fs.opts.AttrTimeout)
 	}
 }

@@ -104,8 +104,8 @@ func hostFlags(flags uint32) int {
 	return int(flags) & (unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME | unix.O_LARGEFILE)
 }
 
-func (fs *FS) openFlags() uint32 {
-	if fs.opts.KeepCache {
+func (fs *FS) openFlags(n *node) uint32 {
+	if fs.opts.KeepCache && !n.volatile.Load() && !n.linked.Load() {
 		return fuse.FOPEN_KEEP_CACHE
 	}
 	return 0
@@ -142,7 +142,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		return status(err)
 	}
 	out.Fh = fs.files.add(n, raw, in.Flags)
-	out.OpenFlags = fs.openFlags()
+	out.OpenFlags = fs.openFlags(n)
 	return fuse.OK
 }
 

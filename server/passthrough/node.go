@@ -27,6 +27,9 @@ type node struct {
 	// volatile is set when changes of the object are not told to anybody: it may not be cached.
 	volatile atomic.Bool
 	marked   atomic.Bool
+	// linked is set while a file has other names: in a directory that is not marked they
+	// can be written by without anybody being told.
+	linked atomic.Bool
 
 	mu sync.Mutex
 	// parent and name are where the node was seen last: a hint.
@@ -41,6 +44,14 @@ type node struct {
 	gone   bool
 	files  *openFile
 	locks  *lockState
+}
+
+// cacheable reports whether the guest may keep what st says of n, and its pages over opens.
+func (fs *FS) cacheable(n *node, nlink uint64) bool {
+	if fs.opts.Marker != nil && !n.isDir() {
+		n.linked.Store(nlink > 1)
+	}
+	return !n.volatile.Load() && !n.linked.Load()
 }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }
