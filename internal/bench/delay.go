@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -35,21 +34,11 @@ var steps = []struct {
 	{"create", notify.Create, func(dir string) error {
 		return unix.Mknod(filepath.Join(dir, "a"), unix.S_IFREG|0o644, 0)
 	}},
-	{"modify", notify.Modify, func(dir string) error { return overwrite(filepath.Join(dir, "a")) }},
+	{"modify", notify.Modify, func(dir string) error { return rewrite(filepath.Join(dir, "a"), []byte("x")) }},
 	{"rename", notify.MovedTo, func(dir string) error {
 		return unix.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "b"))
 	}},
 	{"delete", notify.Delete, func(dir string) error { return unix.Unlink(filepath.Join(dir, "b")) }},
-}
-
-// overwrite is one MODIFY: it does not truncate.
-func overwrite(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt([]byte("x"), 0)
-	return errors.Join(err, f.Close())
 }
 
 // ear tells when it heard of the events of one directory.

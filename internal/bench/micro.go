@@ -188,6 +188,7 @@ func (b *bench) cold() error {
 	}
 	var t *table
 	times := make([][][]time.Duration, len(first))
+	var held cost
 	for range coldRounds {
 		depth := len(b.undo)
 		mounts, err := b.all(src)
@@ -212,6 +213,9 @@ func (b *bench) cold() error {
 				times[k][i] = append(times[k][i], time.Since(began))
 			}
 		}
+		if held, err = weigh(mounts[1].proc); err != nil {
+			return err
+		}
 		if err := b.unwind(depth); err != nil {
 			return err
 		}
@@ -219,6 +223,7 @@ func (b *bench) cold() error {
 	for k, f := range first {
 		t.compared(f.name, times[k], false)
 	}
+	t.note("heraldfs held %s afterwards, with %d files and directories known to the kernel.", megabytes(held.rss), walkDirs*(walkPerDir+1))
 	t.note("No target. The native tree on tmpfs is never cold, which makes these ratios the worst that there are.")
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,19 +59,27 @@ func change(dir string, n int) error {
 		if err != nil {
 			return err
 		}
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = f.Write(bytes.Map(turn, text))
-		return err
+		return rewrite(path, bytes.Map(turn, text))
 	case 1:
 		return os.WriteFile(extra, []byte("new"), 0o644)
 	case 2:
 		return os.Rename(extra, extra+"2")
 	}
+	if d%2 == 0 {
+		// It stays, and is renamed over on the next visit.
+		return os.Chmod(extra+"2", 0o640)
+	}
 	return os.Remove(extra + "2")
+}
+
+// rewrite changes content in place.
+func rewrite(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(text, 0)
+	return errors.Join(err, f.Close())
 }
 
 // turn swaps the case of letters, so that the size stays.
