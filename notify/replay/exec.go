@@ -19,6 +19,7 @@ const lastAttempt = 2
 // fails or names another node, the names are expired, and the step is built again.
 func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call func(*step) error) bool {
 	var err error
+	defer r.fs.hot.Store(nil)
 	for attempt := 0; attempt <= lastAttempt; attempt++ {
 		s := build(attempt)
 		if attempt > 0 && s.op == opMove {
@@ -45,6 +46,8 @@ func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call fun
 		}
 		for _, sd := range []*side{&s.src, &s.dst} {
 			if sd.name != "" && sd.parent != stagingID {
+				// From here on the answers to guest processes are not cached.
+				r.fs.hot.Store(&[2]nameKey{{s.src.parent, s.src.name}, {s.dst.parent, s.dst.name}})
 				r.expire(sd.parent, sd.name)
 				r.dirs.drop(sd.parent)
 			}

@@ -25,6 +25,7 @@ type FS struct {
 	stats   Stats
 	tid     atomic.Uint32
 	cur     atomic.Pointer[step]
+	hot     atomic.Pointer[[2]nameKey]
 	staging string
 	sync    atomic.Pointer[func(context.Context) error]
 }
@@ -45,7 +46,22 @@ func (f *FS) Known() int { return f.view.len() }
 // Entry tells of an entry that the wrapped file system handed out without a
 // Lookup, as READDIRPLUS does: it raised the lookup count by one.
 func (f *FS) Entry(parent uint64, name string, out *fuse.EntryOut) {
+	f.cool(parent, name, out)
 	f.view.told(parent, name, out, true, false)
+}
+
+// cool keeps the guest's kernel from caching an answer about a name that is being
+// replayed: it is ahead of the event, and the replayer has to be asked for it again.
+func (f *FS) cool(parent uint64, name string, out *fuse.EntryOut) {
+	hot := f.hot.Load()
+	if hot == nil {
+		return
+	}
+	for _, k := range hot {
+		if k.parent == parent && k.name == name {
+			out.EntryValid, out.EntryValidNsec = 0, 0
+		}
+	}
 }
 
 // mine returns the step that a request belongs to, or nil for a guest's request.
@@ -70,6 +86,7 @@ func (f *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *
 		return fuse.ENOENT
 	}
 	st := f.RawFileSystem.Lookup(cancel, h, name, out)
+	f.cool(h.NodeId, name, out)
 	switch {
 	case st.Ok() && out.NodeId != 0:
 		f.view.told(h.NodeId, name, out, true, false)
