@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/sys"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/server/fusedev"
 	"github.com/heraldfs/heraldfs/server/passthrough"
@@ -119,8 +120,8 @@ func watchFindings(r watcher.Report) []finding {
 		}
 		out = append(out, f)
 	}
-	handles := finding{What: "file handles", OK: true, Says: fmt.Sprintf("%v", r.Handles)}
-	if !r.DacReadSearch {
+	handles := finding{What: "file handles", OK: r.Handles == sys.HandleOpenable, Says: r.Handles.String()}
+	if handles.OK && !r.DacReadSearch {
 		handles.OK, handles.Says = false, "cannot be opened without CAP_DAC_READ_SEARCH: each file known to the guest takes a descriptor"
 		handles.Fix = "run as root, and raise the limit of open files (ulimit -n)"
 	}

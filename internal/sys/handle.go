@@ -48,6 +48,16 @@ const (
 	HandleOpenable
 )
 
+func (k HandleKind) String() string {
+	switch k {
+	case HandleFID:
+		return "identify objects, but cannot be opened"
+	case HandleOpenable:
+		return "work"
+	}
+	return "none on this file system"
+}
+
 // HandleOf fills h with the handle of the object that fd (O_PATH will do) refers to. If
 // there is none, kind is HandleNone, err is nil and mnt is not known. Only
 // EOPNOTSUPP and EOVERFLOW mean that: anything else is an error.
