@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -9,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+var errShared = errors.New("the replaying thread shares the descriptors of the process")
+
 // detach gives the calling thread, which must be locked and must stay so until it ends, a
 // descriptor table of its own with only the standard descriptors, keep, and those that the
 // Go runtime uses on any thread (its poller's), and eventfds.
@@ -16,9 +19,11 @@ import (
 // The replayer's thread waits for answers of its own process. If the process is killed
 // meanwhile, the thread cannot die before the FUSE device is closed; with a shared table it
 // would itself keep the device open, and wait for ever.
+//
+// errShared says that nothing was done: some containers forbid it.
 func detach(keep ...int) error {
 	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
-		return fmt.Errorf("give the replaying thread its own descriptors: %w", err)
+		return fmt.Errorf("%w: unshare: %w", errShared, err)
 	}
 	wanted := map[int]bool{0: true, 1: true, 2: true}
 	for _, fd := range keep {

@@ -300,7 +300,16 @@ func (r *Replayer) thread() error {
 	if r.cfg.Root > 0 {
 		keep = append(keep, r.cfg.Root)
 	}
-	if err := detach(keep...); err != nil {
+	switch err := detach(keep...); {
+	case err == nil:
+		// Not left to the end of the thread: the process's first thread has none before the
+		// process's, and its copy of the root would keep the mount alive.
+		for _, fd := range keep {
+			defer unix.Close(fd)
+		}
+	case errors.Is(err, errShared):
+		r.log.Warn("if the daemon is killed in the middle of a replay, its mount may hang until it is aborted", slog.Any("reason", err))
+	default:
 		return fmt.Errorf("replay: %w", err)
 	}
 	r.fs.tid.Store(uint32(unix.Gettid()))
