@@ -296,6 +296,14 @@ func (r *Replayer) thread() error {
 	// Never unlocked: a thread with its own descriptor table is of no other use, and
 	// the runtime lets it end with the goroutine.
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		// The process's first thread does not end before the process, and /proc/self/fd is its
+		// table. Kept busy here, it is not the one that runs the next goroutine.
+		defer runtime.UnlockOSThread()
+		ended := make(chan error, 1)
+		go func() { ended <- r.thread() }()
+		return <-ended
+	}
 	var keep []int
 	if r.cfg.Root > 0 {
 		keep = append(keep, r.cfg.Root)
