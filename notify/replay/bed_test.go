@@ -254,14 +254,14 @@ func (b *bed) push(events ...notify.Event) {
 	b.must(b.r.Sync(ctx))
 }
 
-// heard returns what the guest's watchers heard since the last call, and nothing later.
+// heard returns what the guest's watchers heard since the last call and nothing later, repetitions folded.
 func (b *bed) heard() []string {
 	b.t.Helper()
 	b.fences++
 	name := fmt.Sprint("fence-", b.fences)
 	b.must(os.WriteFile(filepath.Join(b.fenceDir, name), nil, 0o600))
 	var out []string
-	for _, rec := range b.guest.WaitFor(name) {
+	for _, rec := range inotest.Fold(b.guest.WaitFor(name)) {
 		out = append(out, rec.String())
 	}
 	return out

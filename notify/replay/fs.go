@@ -362,13 +362,13 @@ func (f *FS) ghostAttr(nodeid uint64, out *fuse.Attr) fuse.Status {
 	if n == nil {
 		return fuse.Status(syscall.ESTALE)
 	}
-	fillGhost(n, out)
+	f.view.fillGhost(n, out)
 	return fuse.OK
 }
 
 // fillGhost makes attributes for something that has none.
-func fillGhost(n *vnode, out *fuse.Attr) {
-	*out = fuse.Attr{Ino: n.id, Mode: n.mode | 0o600, Nlink: max(n.nlink, 1), Blksize: 4096}
+func (v *view) fillGhost(n *vnode, out *fuse.Attr) {
+	*out = fuse.Attr{Ino: n.id, Mode: n.mode | 0o600, Nlink: max(v.linksOf(n), 1), Blksize: 4096}
 	switch n.mode {
 	case unix.S_IFDIR:
 		out.Mode |= 0o700

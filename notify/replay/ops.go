@@ -206,7 +206,7 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 		// it meanwhile costs nothing.
 		g := r.view.ghost(ev.IsDir)
 		s.made = &fuse.EntryOut{NodeId: g.id}
-		fillGhost(g, &s.made.Attr)
+		r.view.fillGhost(g, &s.made.Attr)
 		return s
 	}, func(s *step) error {
 		dir, err := r.dirs.open(p)
@@ -247,7 +247,7 @@ func (r *Replayer) before(sd *side) {
 	}
 	// The host may be ahead: names whose end is still to be told are links, too.
 	sd.nlink = uint32(max(left, r.view.otherNames(n, sd.parent, sd.name))) + 1
-	if n.nlink != sd.nlink {
+	if r.view.linksOf(n) != sd.nlink {
 		r.expire(sd.parent, sd.name)
 	}
 }

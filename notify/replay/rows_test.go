@@ -231,7 +231,7 @@ var contentRows = []row{
 	{"open for writing and close", nil, func(b *bed) []notify.Event {
 		f := b.obj("d/f")
 		return []notify.Event{b.ev(notify.OpOpen, "d", "f", f), b.ev(notify.OpCloseWrite, "d", "f", f)}
-	}, []string{`d OPEN "f"`, `d OPEN "f"`, `d CLOSE_WRITE "f"`, `d CLOSE_NOWRITE "f"`}},
+	}, []string{`d OPEN "f"`, `d CLOSE_WRITE "f"`, `d CLOSE_NOWRITE "f"`}},
 	{"open for reading and close", nil, func(b *bed) []notify.Event {
 		f := b.obj("d/f")
 		return []notify.Event{b.ev(notify.OpOpen, "d", "f", f), b.ev(notify.OpCloseNowrite, "d", "f", f)}

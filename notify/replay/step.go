@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -54,6 +55,9 @@ type step struct {
 	// asked marks sides that were looked up, done that the operation itself was
 	// answered, and mismatch that it named other nodes than the step's.
 	srcAsked, dstAsked, done, mismatch bool
+	// answered counts the requests that were answered. Go does not see that the kernel
+	// orders handlers and replayer: adding to it, and loading it after the call, says so.
+	answered atomic.Uint32
 }
 
 func (s *step) String() string {
@@ -76,6 +80,7 @@ func stagingName() string {
 
 // refuse answers a request that no step expects.
 func (f *FS) refuse(s *step, what string) fuse.Status {
+	defer s.answered.Add(1)
 	s.mismatch = true
 	f.stats.Unexpected.Add(1)
 	f.stats.setLast("unexpected " + what + " in step " + s.op.String())
@@ -100,10 +105,11 @@ func (s *step) match(parent uint64, name string) *side {
 
 // answerLookup answers a LOOKUP of the replayer from the state before the event.
 func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOut) fuse.Status {
+	defer s.answered.Add(1)
 	if parent == rootID && name == f.staging {
 		n := f.view.node(stagingID)
 		*out = fuse.EntryOut{NodeId: stagingID}
-		fillGhost(n, &out.Attr)
+		f.view.fillGhost(n, &out.Attr)
 		f.view.told(0, "", out, false, false)
 		return fuse.OK
 	}
@@ -153,10 +159,11 @@ func (f *FS) fill(n *vnode, out *fuse.Attr) {
 			return
 		}
 	}
-	fillGhost(n, out)
+	f.view.fillGhost(n, out)
 }
 
 func (f *FS) answerSetAttr(s *step, nodeid uint64, out *fuse.AttrOut) fuse.Status {
+	defer s.answered.Add(1)
 	if s.op != opSetattr {
 		return f.refuse(s, "setattr")
 	}
@@ -174,11 +181,12 @@ func (f *FS) answerSetAttr(s *step, nodeid uint64, out *fuse.AttrOut) fuse.Statu
 		}
 	}
 	*out = fuse.AttrOut{}
-	fillGhost(s.src.node, &out.Attr)
+	f.view.fillGhost(s.src.node, &out.Attr)
 	return fuse.OK
 }
 
 func (f *FS) answerMake(s *step, parent uint64, name string, mode uint32, out *fuse.EntryOut) fuse.Status {
+	defer s.answered.Add(1)
 	if s.op != opMake || s.dst.parent != parent || s.dst.name != name || s.made == nil {
 		return f.refuse(s, "create")
 	}
@@ -195,6 +203,7 @@ func (f *FS) answerMake(s *step, parent uint64, name string, mode uint32, out *f
 }
 
 func (f *FS) answerRemove(s *step, parent uint64, name string) fuse.Status {
+	defer s.answered.Add(1)
 	if s.op != opRemove || s.src.parent != parent || s.src.name != name {
 		return f.refuse(s, "unlink")
 	}
@@ -204,6 +213,7 @@ func (f *FS) answerRemove(s *step, parent uint64, name string) fuse.Status {
 }
 
 func (f *FS) answerRename(s *step, in *fuse.RenameIn, oldName, newName string) fuse.Status {
+	defer s.answered.Add(1)
 	if s.op != opMove || s.src.parent != in.NodeId || s.src.name != oldName ||
 		s.dst.parent != in.Newdir || s.dst.name != newName {
 		return f.refuse(s, "rename")
@@ -214,6 +224,7 @@ func (f *FS) answerRename(s *step, in *fuse.RenameIn, oldName, newName string) f
 }
 
 func (f *FS) answerOpen(s *step, nodeid uint64, out *fuse.OpenOut) fuse.Status {
+	defer s.answered.Add(1)
 	if s.op != opOpen {
 		return f.refuse(s, "open")
 	}

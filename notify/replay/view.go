@@ -88,7 +88,9 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 	if extra {
 		n.extra++
 	}
-	n.mode = out.Attr.Mode & unix.S_IFMT
+	if mode := out.Attr.Mode & unix.S_IFMT; n.mode != mode {
+		n.mode = mode // once: it is read without the lock
+	}
 	n.nlink = out.Attr.Nlink
 	if n.count == 1 && n.isDir() && v.onDir != nil && !ours(n.id) {
 		v.onDir(n.id)
