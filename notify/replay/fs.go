@@ -70,6 +70,7 @@ func (f *FS) mine(h *fuse.InHeader) *step {
 		return nil
 	}
 	if s := f.cur.Load(); s != nil {
+		s.answered.Load()
 		return s
 	}
 	return &step{op: opIdle}

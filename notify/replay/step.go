@@ -56,7 +56,7 @@ type step struct {
 	// answered, and mismatch that it named other nodes than the step's.
 	srcAsked, dstAsked, done, mismatch bool
 	// answered counts the requests that were answered. Go does not see that the kernel
-	// orders handlers and replayer: adding to it, and loading it after the call, says so.
+	// orders handlers and replayer: adding to it after an answer, and loading it, says so.
 	answered atomic.Uint32
 }
 
