@@ -433,7 +433,8 @@ func pad(ids []uint64, n int) []uint64 {
 }
 
 func (r *Replayer) mount(nodeid uint64) uint64 {
-	if m, ok := r.tree.(interface{ MountID(uint64) uint64 }); ok {
+	// Memory only, as NodeIDs: it can be asked directly.
+	if m, ok := r.cfg.Tree.(interface{ MountID(uint64) uint64 }); ok {
 		return m.MountID(nodeid)
 	}
 	return 0
