@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -16,9 +17,27 @@ type queue struct {
 	room    *sync.Cond
 	limit   int
 	events  []notify.Event
-	waiters []chan struct{}
+	waiters []waiter
 	idle    bool
 	closed  bool
+}
+
+// waiter is told nil when everything put before it is done, or why that will not be.
+type waiter chan error
+
+func (w waiter) done(ctx context.Context) error {
+	select {
+	case err := <-w:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func tell(waiters []waiter, err error) {
+	for _, w := range waiters {
+		w <- err // has room
+	}
 }
 
 func newQueue(limit int) (*queue, error) {
@@ -58,22 +77,22 @@ func (q *queue) put(events []notify.Event, drained bool) error {
 	return nil
 }
 
-// wait registers a channel that is closed when everything put so far is done.
-func (q *queue) wait() (<-chan struct{}, error) {
+// wait registers somebody who waits until everything put so far is done.
+func (q *queue) wait() (waiter, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return nil, notify.ErrClosed
 	}
-	c := make(chan struct{})
-	q.waiters = append(q.waiters, c)
+	w := make(waiter, 1)
+	q.waiters = append(q.waiters, w)
 	q.wakeLocked()
-	return c, nil
+	return w, nil
 }
 
 type taken struct {
 	events  []notify.Event
-	waiters []chan struct{}
+	waiters []waiter
 	// idle says that the source had nothing more when the last event was put.
 	idle bool
 }
@@ -94,16 +113,26 @@ func (q *queue) take(spare []notify.Event, timeout time.Duration) (taken, bool) 
 		q.sleeps = false
 	}
 	if q.closed {
-		for _, c := range q.waiters {
-			close(c)
-		}
-		q.waiters = nil
+		q.disappointLocked()
 		return taken{}, false
 	}
 	t := taken{q.events, q.waiters, q.idle}
 	q.events, q.waiters, q.idle = spare[:0], nil, false
 	q.room.Broadcast()
 	return t, true
+}
+
+func (q *queue) disappointLocked() {
+	tell(q.waiters, notify.ErrClosed)
+	q.waiters = nil
+}
+
+// abandon closes the queue for want of somebody who takes from it.
+func (q *queue) abandon() {
+	q.close()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.disappointLocked()
 }
 
 func (q *queue) len() int {

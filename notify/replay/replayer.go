@@ -176,6 +176,7 @@ func (r *Replayer) Run(ctx context.Context) error {
 	replayErr := make(chan error, 1)
 	go func() { replayErr <- r.thread() }()
 	err = <-replayErr
+	r.q.abandon()
 	serve.stop()
 	cancel()
 	r.cfg.Source.Close()
@@ -202,16 +203,11 @@ func (r *Replayer) Sync(ctx context.Context) error {
 			return err
 		}
 	}
-	c, err := r.q.wait()
+	w, err := r.q.wait()
 	if err != nil {
 		return err
 	}
-	select {
-	case <-c:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return w.done(ctx)
 }
 
 // emit runs in the source's thread: it keeps what the guest can know of.
@@ -358,10 +354,12 @@ func (r *Replayer) batch(t *taken) error {
 	if !r.dirs.started() {
 		root, err := r.cfg.OpenRoot()
 		if err != nil {
+			tell(t.waiters, notify.ErrClosed)
 			return fmt.Errorf("replay: open the mount: %w", err)
 		}
 		defer unix.Close(root)
 		if err := r.dirs.start(root); err != nil {
+			tell(t.waiters, notify.ErrClosed)
 			return err
 		}
 		defer r.dirs.stop()
@@ -391,9 +389,7 @@ func (r *Replayer) batch(t *taken) error {
 	if t.idle || len(t.waiters) > 0 {
 		r.resolveDoubt()
 	}
-	for _, c := range t.waiters {
-		close(c)
-	}
+	tell(t.waiters, nil)
 	return nil
 }
 
