@@ -34,12 +34,12 @@ func (p *places) saw(ev *notify.Event) {
 		p.put(ev.Object, placeRef{ev.NewDir, ev.NewName})
 	}
 	if ev.Op == notify.OpExchange && ev.NewIsDir && !ev.NewObject.IsZero() {
-		p.drop(ev.NewObject)
 		p.put(ev.NewObject, placeRef{ev.Dir, ev.Name})
 	}
 }
 
 func (p *places) put(dir notify.Object, at placeRef) {
+	p.drop(dir) // what comes to its old place later does not replace it
 	if len(p.young) >= placesLimit {
 		p.old, p.young = p.young, nil
 	}
