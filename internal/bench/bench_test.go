@@ -46,7 +46,7 @@ func TestCountReads(t *testing.T) {
 
 func TestCountMarks(t *testing.T) {
 	for text, want := range map[string]int{
-		"pos:\t0\nflags:\t02\nfanotify flags:801 event-flags:0\nfanotify sdev:23 mflags:0 mask:fc6 ignored_mask:0\n":   1,
+		"pos:\t0\nflags:\t02\nfanotify flags:801 event-flags:0\nfanotify sdev:23 mflags:0 mask:fc6 ignored_mask:0\n":      1,
 		"pos:\t0\ninotify wd:2 ino:5 sdev:23 mask:fc6 ignored_mask:0\ninotify wd:1 ino:4 sdev:23 mask:2 ignored_mask:0\n": 2,
 		"pos:\t0\nflags:\t02\n": 0,
 	} {

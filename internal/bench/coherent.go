@@ -83,16 +83,19 @@ func reread(native, other string, sync func() error) (content, times int, err er
 	return content, times, nil
 }
 
+// shown asks for the time first, since opening a file can refresh it, and once more at the end, since
+// reading makes the kernel forget it.
 func shown(path string) ([]byte, time.Time, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, time.Time{}, err
-	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	return text, st.ModTime(), nil
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	_, err = os.Stat(path)
+	return text, st.ModTime(), err
 }
 
 // differences looks at the mount first, while its caches are as they were.
