@@ -124,7 +124,10 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 	}
 	if e := sd.entry; e != nil {
 		*out = *e
-		sd.node = f.view.told(parent, name, out, false, !f.ref(out.NodeId))
+		if !f.ref(out.NodeId) {
+			sd.entry = nil // the step's own lookup becomes the kernel's
+		}
+		sd.node = f.view.told(parent, name, out, false, false)
 		return fuse.OK
 	}
 	if sd.node == nil {
