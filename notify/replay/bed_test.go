@@ -61,6 +61,8 @@ func (s *script) Close() error {
 type counter struct {
 	fuse.RawFileSystem
 	n atomic.Int64
+	// noOpen answers OPEN with ENOSYS, after which the kernel opens without asking.
+	noOpen atomic.Bool
 }
 
 func (c *counter) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -105,6 +107,9 @@ func (c *counter) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, new
 
 func (c *counter) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	c.n.Add(1)
+	if c.noOpen.Load() {
+		return fuse.ENOSYS
+	}
 	return c.RawFileSystem.Open(cancel, in, out)
 }
 

@@ -28,9 +28,9 @@ func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call fun
 		r.fs.cur.Store(s)
 		err = call(s)
 		r.fs.cur.Store(nil)
-		s.answered.Load()
+		done := s.finished()
 		r.settle(s)
-		if err == nil && s.done {
+		if err == nil && done {
 			r.stats.Replayed.Add(1)
 			return true
 		}
@@ -85,7 +85,7 @@ func (r *Replayer) lookAheadAt(s *step, sd *side) {
 	r.fs.cur.Store(s)
 	fd, err := unix.Openat(dir, sd.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	r.fs.cur.Store(nil)
-	s.answered.Load()
+	s.finished()
 	if err == nil {
 		unix.Close(fd)
 	}

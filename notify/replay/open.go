@@ -109,7 +109,12 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 			}
 			return openClose(dir, name, mode)
 		}
-		keep, err = unix.Openat(dir, name, mode|openFlags, 0)
+		fd, err := unix.Openat(dir, name, mode|openFlags, 0)
+		if err == nil && !s.finished() {
+			unix.Close(fd) // some other file, or opened without a request
+			fd = -1
+		}
+		keep = fd
 		return err
 	})
 	if !ok || keep < 0 {

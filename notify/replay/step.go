@@ -60,6 +60,13 @@ type step struct {
 	answered atomic.Uint32
 }
 
+// finished reports whether the operation was answered. After it, the replayer sees
+// what the handlers wrote.
+func (s *step) finished() bool {
+	s.answered.Load()
+	return s.done
+}
+
 func (s *step) String() string {
 	show := func(sd *side, asked bool) string {
 		id := uint64(0)
