@@ -119,7 +119,10 @@ func TestLoopback(t *testing.T) {
 	tree := &inodeTree{RawFileSystem: fs.NewNodeFS(loopback, &fs.Options{}),
 		nodes: map[uint64]notify.Object{1: object("")}, ids: map[notify.Object]uint64{object(""): 1}}
 	filesystem := replay.NewFS(tree)
-	conn, err := fusedev.Mount(mnt, filesystem, fusedev.Options{AllowOther: true})
+	conn, err := fusedev.Mount(mnt, filesystem, fusedev.Options{AllowOther: true, Fuse: fuse.MountOptions{PanicHandler: func(v any) fuse.Status {
+		t.Errorf("panic in a handler: %v", v)
+		return fuse.EIO
+	}}})
 	must(err)
 	served := make(chan error, 1)
 	go func() { served <- conn.Serve(context.Background()) }()
@@ -163,6 +166,11 @@ func TestLoopback(t *testing.T) {
 	if err != nil || string(got) != "new" {
 		t.Errorf("read %q, %v", got, err)
 	}
+	// A watch on the file itself lives as long as its nodeid and generation stay the same.
+	rec.Watch(filepath.Join(mnt, "f"), "file", notify.Modify|notify.DeleteSelf|notify.MoveSelf)
+	src <- []notify.Event{{Op: notify.OpModify, Dir: dir, Name: "f", Object: f}}
+	src <- nil
+	must(r.Sync(ctx))
 	// Something that the guest has not looked at yet.
 	must(os.WriteFile(filepath.Join(host, "h"), []byte("h"), 0o644))
 	h := object("h")
@@ -185,7 +193,8 @@ func TestLoopback(t *testing.T) {
 	for _, e := range inotest.Fold(rec.WaitFor("end")) {
 		heard = append(heard, strings.TrimPrefix(e.String(), "guest "))
 	}
-	want := `CREATE "f"; MODIFY "f"; CLOSE_WRITE "f"; MODIFY "h"; ATTRIB "h"; MOVED_FROM "f" cookie 1; MOVED_TO "g" cookie 1; DELETE "g"`
+	want := `CREATE "f"; MODIFY "f"; CLOSE_WRITE "f"; MODIFY "f"; file MODIFY ""; MODIFY "h"; ATTRIB "h"; ` +
+		`MOVED_FROM "f" cookie 1; MOVED_TO "g" cookie 1; file MOVE_SELF ""; file DELETE_SELF ""; file IGNORED ""; DELETE "g"`
 	if got := strings.Join(heard, "; "); got != want {
 		t.Errorf("heard\n%s\nmust be\n%s", got, want)
 	}

@@ -140,7 +140,7 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 	if sd.node == nil {
 		return fuse.ENOENT
 	}
-	*out = fuse.EntryOut{NodeId: sd.node.id}
+	*out = fuse.EntryOut{NodeId: sd.node.id, Generation: sd.node.gen}
 	f.fill(sd.node, &out.Attr)
 	if sd.nlink != 0 {
 		out.Attr.Nlink = sd.nlink

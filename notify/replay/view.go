@@ -23,6 +23,7 @@ type vnode struct {
 	// count is the kernel's lookup count; extra is the part of it that the
 	// wrapped file system does not know of.
 	count, extra uint64
+	gen          uint64 // its generation: with another one the kernel takes it for another inode
 	mode         uint32 // S_IFMT bits
 	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
 	opened       bool   // the guest has opened it: its pages may be cached
@@ -81,7 +82,7 @@ func (v *view) told(parent uint64, name string, out *fuse.EntryOut, early, extra
 func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early, extra bool) *vnode {
 	n := v.nodes[out.NodeId]
 	if n == nil {
-		n = &vnode{id: out.NodeId}
+		n = &vnode{id: out.NodeId, gen: out.Generation}
 		v.nodes[out.NodeId] = n
 	}
 	n.count++
