@@ -127,11 +127,26 @@ func (g *Guest) Run(ctx context.Context) error {
 	defer stopServing()
 	go func() { served <- g.conn.Serve(serveCtx) }()
 	err := g.follow(ctx)
+	if err != nil && g.gone(err) {
+		// What fails because somebody unmounted is no error; what Serve returns tells the rest.
+		g.log.Debug("ended with the mount", slog.Any("reason", err))
+		err = nil
+	}
 	if uerr := g.conn.Close(); uerr != nil && !errors.Is(uerr, notify.ErrClosed) {
 		err = errors.Join(err, fmt.Errorf("unmount %s: %w", g.opts.Mountpoint, uerr))
 	}
 	stopServing()
 	return errors.Join(err, <-served, g.fs.Close())
+}
+
+// gone reports whether the mount had ended when err came up.
+func (g *Guest) gone(err error) bool {
+	select {
+	case <-g.conn.Unmounted():
+		return true
+	default:
+		return errors.Is(err, notify.ErrClosed)
+	}
 }
 
 // follow replays events until there is a reason to stop.

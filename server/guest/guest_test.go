@@ -168,6 +168,28 @@ func TestUnmountedByOthers(t *testing.T) {
 	}
 }
 
+// TestUnmountedEarly unmounts before Run has begun to serve.
+func TestUnmountedEarly(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE)
+	for name, events := range map[string]notify.Source{"with events": newScript(), "plain": nil} {
+		t.Run(name, func(t *testing.T) {
+			r := &running{t: t, mnt: t.TempDir(), ended: make(chan error, 1)}
+			var err error
+			r.Guest, err = Mount(Options{Source: t.TempDir(), Mountpoint: r.mnt, Events: events})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Unmount(r.mnt, 0); err != nil {
+				t.Fatal(err)
+			}
+			go func() { r.ended <- r.Run(context.Background()) }()
+			if err := r.wait(); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+	}
+}
+
 func TestSourceFails(t *testing.T) {
 	src := newScript()
 	r := start(t, src)
