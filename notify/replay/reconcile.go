@@ -202,6 +202,9 @@ func (c *reconciler) pause(r *Replayer, idle, sync bool) {
 		c.calmAt = time.Now().Add(calm)
 	}
 	if time.Now().Before(c.calmAt) && !(sync && r.q.len() == 0) {
+		if len(c.checks) >= toldLimit {
+			c.settle(r) // too soon costs questions only
+		}
 		return
 	}
 	if len(c.checks) > 0 {
