@@ -134,6 +134,12 @@ type bed struct {
 // newBed mounts an empty host directory, after prepare has filled it.
 func newBed(t testing.TB, prepare func(host string)) *bed {
 	t.Helper()
+	return mountBed(t, prepare, false)
+}
+
+// mountBed is newBed; visible has the replayer work on the visible mount.
+func mountBed(t testing.TB, prepare func(host string), visible bool) *bed {
+	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.FUSE)
 	b := &bed{t: t, host: t.TempDir(), mnt: t.TempDir(), fenceDir: t.TempDir(), src: newScript()}
 	if prepare != nil {
@@ -153,9 +159,16 @@ func newBed(t testing.TB, prepare func(host string)) *bed {
 	served := make(chan error, 1)
 	go func() { served <- conn.Serve(context.Background()) }()
 	b.must(conn.WaitReady(context.Background()))
-	root, err := conn.PrivateRoot()
-	b.must(err)
-	b.r, err = New(Config{FS: b.fs, Tree: b.raw, Notify: conn.Notify(), Source: b.src, Root: root, Mask: notify.AllMask, Logger: log})
+	cfg := Config{FS: b.fs, Tree: b.raw, Notify: conn.Notify(), Source: b.src, Mask: notify.AllMask, Logger: log}
+	if visible {
+		cfg.OpenRoot = func() (int, error) {
+			return unix.Open(b.mnt, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		}
+	} else {
+		cfg.Root, err = conn.PrivateRoot()
+		b.must(err)
+	}
+	b.r, err = New(cfg)
 	b.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
@@ -167,7 +180,9 @@ func newBed(t testing.TB, prepare func(host string)) *bed {
 	b.close = sync.OnceFunc(func() {
 		cancel()
 		b.runErr = <-ran
-		unix.Close(root)
+		if !visible {
+			unix.Close(cfg.Root)
+		}
 		if err := errors.Join(conn.Close(), <-served, b.raw.Close()); err != nil {
 			t.Errorf("end of the mount: %v", err)
 		}

@@ -133,6 +133,26 @@ func TestEarlyLookups(t *testing.T) {
 	}
 }
 
+// TestVisibleMount replays without a root of its own, and does not keep the mount busy.
+func TestVisibleMount(t *testing.T) {
+	b := mountBed(t, before(t), true)
+	b.watch("d")
+	f := b.obj("d/f")
+	b.must(os.Rename(b.path("d/f"), b.path("d/h")))
+	b.push(b.move("d", "f", "d", "h", f), b.ev(notify.OpModify, "d", "h", f))
+	b.expect(`d MOVED_FROM "f" cookie 1`, `d MOVED_TO "h" cookie 1`, `d MODIFY "h"`)
+	start := b.descriptors()
+	b.push(b.ev(notify.OpModify, "d", "h", f))
+	if n := b.descriptors() - start; n != 0 {
+		t.Errorf("%d descriptors more after a batch", n)
+	}
+	b.heard()
+	b.guest.Close()
+	if err := unix.Unmount(b.mnt, 0); err != nil {
+		t.Errorf("the mount is busy: %v", err)
+	}
+}
+
 // TestTwoMounts renames in a directory that the guest sees on two mounts.
 func TestTwoMounts(t *testing.T) {
 	var host string

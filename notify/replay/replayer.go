@@ -350,16 +350,22 @@ func (r *Replayer) patience() time.Duration {
 }
 
 // batch replays what was taken from the queue.
-func (r *Replayer) batch(t *taken) error {
+func (r *Replayer) batch(t *taken) (err error) {
+	// Last of all: whoever waited may unmount at once.
+	defer func() {
+		if err != nil {
+			tell(t.waiters, notify.ErrClosed)
+			return
+		}
+		tell(t.waiters, nil)
+	}()
 	if !r.dirs.started() {
 		root, err := r.cfg.OpenRoot()
 		if err != nil {
-			tell(t.waiters, notify.ErrClosed)
 			return fmt.Errorf("replay: open the mount: %w", err)
 		}
 		defer unix.Close(root)
 		if err := r.dirs.start(root); err != nil {
-			tell(t.waiters, notify.ErrClosed)
 			return err
 		}
 		defer r.dirs.stop()
@@ -389,7 +395,6 @@ func (r *Replayer) batch(t *taken) error {
 	if t.idle || len(t.waiters) > 0 {
 		r.resolveDoubt()
 	}
-	tell(t.waiters, nil)
 	return nil
 }
 
