@@ -11,9 +11,13 @@ import "github.com/heraldfs/heraldfs/notify"
 type lookahead struct {
 	last  map[aheadKey]int
 	links map[notify.Object]int
-	at    int
-	left  int           // events behind the current one
-	next  notify.Object // what the next one is about
+	// entries counts the entry events of each name and each object of a batch. More than one
+	// can have been merged with another.
+	entries map[aheadKey]int
+	objects map[notify.Object]int
+	at      int
+	left    int           // events behind the current one
+	next    notify.Object // what the next one is about
 }
 
 // backlog is the number of waiting events from which on a new file that no waiting event is about is
@@ -34,10 +38,15 @@ type aheadKey struct {
 func (l *lookahead) reset(events []notify.Event) {
 	clear(l.last)
 	clear(l.links)
+	clear(l.entries)
+	clear(l.objects)
 	for i := range events {
 		ev := &events[i]
 		if !ev.Object.IsZero() {
 			l.count(ev, 1)
+			if len(events) > burst {
+				l.note(ev)
+			}
 			continue
 		}
 		switch ev.Op {
@@ -100,4 +109,30 @@ func (l *lookahead) shift(i int) {
 	for k := range l.last {
 		l.last[k] += i
 	}
+}
+
+// note counts ev for merged.
+func (l *lookahead) note(ev *notify.Event) {
+	switch ev.Op {
+	case notify.OpCreate, notify.OpDelete, notify.OpRename, notify.OpExchange:
+	default:
+		return
+	}
+	if l.entries == nil {
+		l.entries, l.objects = make(map[aheadKey]int), make(map[notify.Object]int)
+	}
+	l.entries[aheadKey{ev.Dir, ev.Name}]++
+	if !ev.NewDir.IsZero() {
+		l.entries[aheadKey{ev.NewDir, ev.NewName}]++
+	}
+	l.objects[ev.Object]++
+	if !ev.NewObject.IsZero() {
+		l.objects[ev.NewObject]++
+	}
+}
+
+// merged reports whether the kernel may have merged something into what ev tells.
+func (l *lookahead) merged(ev *notify.Event) bool {
+	return l.objects[ev.Object] > 1 || l.entries[aheadKey{ev.Dir, ev.Name}] > 1 ||
+		!ev.NewDir.IsZero() && l.entries[aheadKey{ev.NewDir, ev.NewName}] > 1
 }

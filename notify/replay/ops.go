@@ -245,8 +245,11 @@ func (r *Replayer) before(sd *side) {
 	if obj, ok := r.tree.Object(n.id); ok {
 		left += r.ahead.links[obj]
 	}
-	// The host may be ahead: names whose end is still to be told are links, too.
-	sd.nlink = uint32(max(left, r.view.otherNames(n, sd.parent, sd.name))) + 1
+	if r.ahead.left > 0 {
+		// The host may be ahead: names whose end is still to be told are links, too.
+		left = max(left, r.view.otherNames(n, sd.parent, sd.name))
+	}
+	sd.nlink = uint32(max(left, 0)) + 1
 	if r.view.linksOf(n) != sd.nlink {
 		r.expire(sd.parent, sd.name)
 	}

@@ -106,6 +106,7 @@ func (c *reconciler) settle(r *Replayer) {
 			}
 		}
 		if (now == nil) == exists || now != nil && exists && now.id != out.NodeId {
+			r.view.doubt(k.parent, k.name)
 			r.expire(k.parent, k.name)
 		}
 		if exists {
@@ -133,9 +134,12 @@ func (c *reconciler) bury(r *Replayer) {
 		if n == nil || n.isDir() || r.view.linksOf(n) == 0 {
 			continue
 		}
-		if at, _, named := r.view.place(n); !named || at == stagingID {
-			r.linkCount(n)
+		// Names that the guest may still have for it are wrong by now.
+		for _, e := range r.view.edges(n) {
+			r.view.doubt(e.parent, e.name)
+			r.expire(e.parent, e.name)
 		}
+		r.linkCount(n)
 	}
 	clear(c.dead)
 }

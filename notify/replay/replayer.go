@@ -385,7 +385,7 @@ func (r *Replayer) batch(t *taken) (err error) {
 			continue
 		}
 		r.replay(ev)
-		if ev.Object.IsZero() && len(t.events) > burst && ev.Op != notify.OpOverflow {
+		if len(t.events) > burst && ev.Op != notify.OpOverflow && (ev.Object.IsZero() || r.ahead.merged(ev)) {
 			r.recon.check(r, ev)
 		}
 		r.stats.delay(ev.Time)

@@ -414,3 +414,33 @@ func (v *view) otherNames(n *vnode, parent uint64, name string) (count int) {
 	}
 	return count
 }
+
+// doubt forgets what a name stands for: the host says something else, and no event is pending.
+func (v *view) doubt(parent uint64, name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.nodes[parent]
+	if p == nil {
+		return
+	}
+	if d := p.children[name]; d != nil {
+		listed, isDir := d.listed, d.listedDir
+		v.unlinkLocked(p, name, false)
+		if listed {
+			d := p.child(name)
+			d.listed, d.listedDir = true, isDir
+		}
+	}
+}
+
+// edges returns the names of n in known directories.
+func (v *view) edges(n *vnode) (keys []nameKey) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range n.names {
+		if e.parent.id != stagingID {
+			keys = append(keys, nameKey{e.parent.id, e.name})
+		}
+	}
+	return keys
+}
