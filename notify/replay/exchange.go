@@ -65,17 +65,12 @@ func (r *Replayer) joinExchange(events []notify.Event, i int) bool {
 		if touches(back, ev.Dir) || touches(back, ev.NewDir) {
 			return false
 		}
-		// Without objects, anything told of the names in between speaks for two renames.
-		if ev.Object.IsZero() && (names(back, ev.Dir, ev.Name) || names(back, ev.NewDir, ev.NewName)) {
+		// Without objects, anything told of the directories in between speaks for two renames.
+		if ev.Object.IsZero() && (back.Dir == ev.Dir || back.Dir == ev.NewDir) {
 			return false
 		}
 	}
 	return false
-}
-
-// names reports whether ev is about dir/name.
-func names(ev *notify.Event, dir notify.Object, name string) bool {
-	return ev.Dir == dir && ev.Name == name
 }
 
 // touches reports whether ev changes a name in dir.
@@ -103,9 +98,8 @@ func (r *Replayer) swapped(ev, back *notify.Event, i int) bool {
 	_, victim := r.view.lookup(b, ev.NewName)
 	if r.ahead.later(i, ev.Dir, ev.Name) || r.ahead.later(i, ev.NewDir, ev.NewName) {
 		// What is there now says nothing. A file replaced and its replacement moved
-		// back at once is rare; should it be that, the comparison of the names
-		// puts it right.
-		back.Verify = true
+		// back at once is rare; should it be that, the names are looked at again
+		// when all is calm.
 		return true
 	}
 	atOld, atNew := r.hostNode(a, ev.Name), r.hostNode(b, ev.NewName)

@@ -105,7 +105,8 @@ func (c *reconciler) settle(r *Replayer) {
 				r.note(r.far.InvalInode(out.NodeId, 0, -1))
 			}
 		}
-		if (now == nil) == exists || now != nil && exists && now.id != out.NodeId {
+		ghost := now != nil && now.isGhost() && exists && now.isDir() == (out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR)
+		if !ghost && ((now == nil) == exists || now != nil && exists && now.id != out.NodeId) {
 			r.view.doubt(k.parent, k.name)
 			r.expire(k.parent, k.name)
 		}
@@ -211,11 +212,9 @@ func (c *reconciler) pause(r *Replayer, idle, sync bool) {
 		}
 		return
 	}
-	if len(c.checks) > 0 {
-		c.settle(r)
-	}
 	c.compare(r)
 	c.bury(r)
+	c.settle(r)
 }
 
 // compare looks at the names that are to be verified.
