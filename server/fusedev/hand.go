@@ -83,6 +83,7 @@ type class uint8
 
 const (
 	inline class = iota
+	initial
 	blocking
 	lockWait
 )
@@ -90,6 +91,8 @@ const (
 // classify looks at the request of n bytes in h.
 func (h *hand) classify(n int) class {
 	switch h.opcode() {
+	case opInit:
+		return initial
 	case opSetLkw:
 		return lockWait
 	case opFsync, opFsyncDir, opSyncFS, opFallocate, opCopyFileRange, opCopyRange64:

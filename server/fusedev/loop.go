@@ -80,6 +80,11 @@ func (c *Conn) readLoop() {
 			return
 		}
 		switch h.classify(n) {
+		case initial:
+			// Nothing else is read until it is answered, and the turn stays as it is: what INIT
+			// settles is written before there is a second reader or a worker.
+			c.handle(h, n)
+			continue
 		case lockWait:
 			if !c.locks.take() {
 				c.reply(h, h.errorReply(h.id(), fuse.Status(unix.ENOLCK)))

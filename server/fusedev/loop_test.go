@@ -72,6 +72,18 @@ func TestSlowHandler(t *testing.T) {
 	}
 }
 
+// TestInitAlone has a watchdog that never waits. The race detector sees to it that what INIT settles
+// is there before a second reader is.
+func TestInitAlone(t *testing.T) {
+	for range 20 {
+		conn := serve(t, newMemFS(), Options{SlowAfter: 1})
+		if _, err := os.Stat(filepath.Join(conn.Mountpoint(), "dir")); err != nil {
+			t.Fatal(err)
+		}
+		within(t, "close", conn.Close)
+	}
+}
+
 // TestWorkersFull has more blocking requests than workers: the rest waits in the
 // kernel and is carried out when there is room.
 func TestWorkersFull(t *testing.T) {
