@@ -2,104 +2,167 @@ package replay
 
 import (
 	"container/list"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
 )
 
 // dirLimit is how many directories of the guest mount the replayer keeps open.
 const dirLimit = 512
 
-const walkFlags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+// SlotLimit is how many slots a Replayer uses at most, notify.SlotNone and SlotRoot among them.
+const SlotLimit = int(notify.SlotFree) + 1 + dirLimit + 1 + openLimit + 1
 
-// dirCache holds O_PATH descriptors of guest directories, by nodeid. A
-// descriptor follows its directory through renames. Only the replayer's thread uses it: the
-// descriptors are of its own table.
+// dirCache holds guest directories open, by nodeid: slots of the performer. A
+// slot follows its directory through renames. Only the replayer uses it.
 type dirCache struct {
 	fs      *FS
-	root    int
-	staging int
+	do      notify.Performer
+	staging notify.Slot
 	lru     *list.List // of *openDir, the latest first
 	byID    map[uint64]*list.Element
+	// fresh are the directories that may not have been opened yet, because the performer puts calls off.
+	fresh []uint64
+	// free and next are the slots that can be used.
+	free []notify.Slot
+	next notify.Slot
+	call notify.Call
 }
 
 type openDir struct {
-	id uint64
-	fd int
+	id   uint64
+	slot notify.Slot
 }
 
 func newDirCache(f *FS) *dirCache {
-	return &dirCache{fs: f, root: -1, staging: -1, lru: list.New(), byID: make(map[uint64]*list.Element)}
+	return &dirCache{fs: f, next: notify.SlotFree, lru: list.New(), byID: make(map[uint64]*list.Element)}
 }
 
-// start gives the cache a descriptor of the mount's root, which stays the caller's.
-func (c *dirCache) start(root int) error {
-	fd, err := unix.Openat(root, c.fs.staging, walkFlags, 0)
+// start has the cache use do. Other slots that are in use stay so.
+func (c *dirCache) start(do notify.Performer) error {
+	c.do = do
+	slot, err := c.walk(notify.SlotRoot, c.fs.staging)
 	if err != nil {
+		c.do = nil
 		return fmt.Errorf("replay: open the staging directory: %w", err)
 	}
-	c.root, c.staging = root, fd
+	c.staging = slot
 	return nil
 }
 
-func (c *dirCache) started() bool { return c.root >= 0 }
+func (c *dirCache) started() bool { return c.do != nil }
 
-// stop closes every descriptor of the cache's own.
+// stop closes all directories, as far as that is still possible.
 func (c *dirCache) stop() {
+	if !c.started() {
+		return
+	}
 	for id := range c.byID {
 		c.drop(id)
 	}
-	if c.staging >= 0 {
-		unix.Close(c.staging)
-	}
-	c.root, c.staging = -1, -1
+	c.close(c.staging)
+	c.fresh = c.fresh[:0]
+	c.do = nil
 }
 
-// open returns a descriptor of the directory that the guest knows as id.
-func (c *dirCache) open(id uint64) (int, error) {
+// perform performs call, which ends what was put off.
+func (c *dirCache) perform(call notify.Call) error {
+	c.call = call
+	err := c.do.Do(&c.call)
+	if err != nil {
+		var earlier *notify.EarlierError
+		if errors.As(err, &earlier) {
+			for _, id := range c.fresh {
+				c.drop(id)
+			}
+		}
+	}
+	c.fresh = c.fresh[:0]
+	return err
+}
+
+// slot returns one that nothing uses.
+func (c *dirCache) slot() notify.Slot {
+	if n := len(c.free); n > 0 {
+		s := c.free[n-1]
+		c.free = c.free[:n-1]
+		return s
+	}
+	s := c.next
+	c.next++
+	return s
+}
+
+// unused gives back a slot in which nothing is open.
+func (c *dirCache) unused(s notify.Slot) { c.free = append(c.free, s) }
+
+// close closes a slot and gives it back.
+func (c *dirCache) close(s notify.Slot) {
+	c.call = notify.Call{Op: notify.CallClose, Slot: s}
+	// Whoever is not there any more has closed it.
+	_ = c.do.Later(&c.call)
+	c.unused(s)
+}
+
+func (c *dirCache) walk(dir notify.Slot, name string) (notify.Slot, error) {
+	s := c.slot()
+	c.call = notify.Call{Op: notify.CallWalk, Dir: dir, Name: name, Slot: s}
+	if err := c.do.Later(&c.call); err != nil {
+		c.unused(s)
+		return notify.SlotNone, err
+	}
+	return s, nil
+}
+
+// open returns the slot of the directory that the guest knows as id.
+func (c *dirCache) open(id uint64) (notify.Slot, error) {
 	switch id {
 	case rootID:
-		return c.root, nil
+		return notify.SlotRoot, nil
 	case stagingID:
 		return c.staging, nil
 	}
 	if e := c.byID[id]; e != nil {
 		c.lru.MoveToFront(e)
-		return e.Value.(*openDir).fd, nil
+		return e.Value.(*openDir).slot, nil
 	}
 	n := c.fs.view.node(id)
 	if n == nil {
-		return -1, unix.ESTALE
+		return notify.SlotNone, unix.ESTALE
 	}
 	parent, name, ok := c.fs.view.place(n)
 	if !ok {
-		return -1, unix.ESTALE
+		return notify.SlotNone, unix.ESTALE
 	}
-	pfd, err := c.open(parent)
+	dir, err := c.open(parent)
 	if err != nil {
-		return -1, err
+		return notify.SlotNone, err
 	}
-	fd, err := unix.Openat(pfd, name, walkFlags, 0)
+	s, err := c.walk(dir, name)
 	if err != nil {
-		return -1, err
+		return notify.SlotNone, err
 	}
-	c.byID[id] = c.lru.PushFront(&openDir{id, fd})
+	c.fresh = append(c.fresh, id)
+	c.byID[id] = c.lru.PushFront(&openDir{id, s})
 	if c.lru.Len() > dirLimit {
 		c.drop(c.lru.Back().Value.(*openDir).id)
 	}
-	return fd, nil
+	return s, nil
 }
 
 func (c *dirCache) drop(id uint64) {
 	if e := c.byID[id]; e != nil {
-		unix.Close(e.Value.(*openDir).fd)
+		c.close(e.Value.(*openDir).slot)
 		c.lru.Remove(e)
 		delete(c.byID, id)
 	}
 }
 
-// dropTree closes the descriptors of n and of what is below it: an open one would
-// keep the guest's inode alive, and DELETE_SELF waiting.
+// dropTree closes n and what is below it: an open directory would keep the guest's inode
+// alive, and DELETE_SELF waiting.
 func (c *dirCache) dropTree(n *vnode) {
 	for id := range c.byID {
 		if c.fs.view.within(id, n) {

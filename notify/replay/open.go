@@ -12,52 +12,32 @@ const openLimit = 1024
 // openFiles holds what was opened for an OPEN whose close is still to come. Only
 // used when opens are delivered.
 type openFiles struct {
-	byNode map[uint64][]int
+	byNode map[uint64][]notify.Slot
 	total  int
 }
 
-func (o *openFiles) init() { o.byNode = make(map[uint64][]int) }
+func (o *openFiles) init() { o.byNode = make(map[uint64][]notify.Slot) }
 
-func (o *openFiles) put(id uint64, fd int) bool {
+func (o *openFiles) put(id uint64, s notify.Slot) bool {
 	if o.total >= openLimit {
 		return false
 	}
-	o.byNode[id] = append(o.byNode[id], fd)
+	o.byNode[id] = append(o.byNode[id], s)
 	o.total++
 	return true
 }
 
-func (o *openFiles) take(id uint64) (int, bool) {
-	fds := o.byNode[id]
-	if len(fds) == 0 {
-		return -1, false
+func (o *openFiles) take(id uint64) (notify.Slot, bool) {
+	slots := o.byNode[id]
+	if len(slots) == 0 {
+		return notify.SlotNone, false
 	}
-	fd := fds[0]
-	if o.byNode[id] = fds[1:]; len(fds) == 1 {
+	s := slots[0]
+	if o.byNode[id] = slots[1:]; len(slots) == 1 {
 		delete(o.byNode, id)
 	}
 	o.total--
-	return fd, true
-}
-
-func (o *openFiles) closeAll() {
-	for id, fds := range o.byNode {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-		delete(o.byNode, id)
-	}
-	o.total = 0
-}
-
-const openFlags = unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
-
-func openClose(dir int, name string, mode int) error {
-	fd, err := unix.Openat(dir, name, mode|openFlags, 0)
-	if err == nil {
-		unix.Close(fd)
-	}
-	return err
+	return s, true
 }
 
 // open performs OPEN, CLOSE_NOWRITE and CLOSE_WRITE. Only regular files and directories
@@ -78,17 +58,13 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 	}
 	if ev.Op == notify.OpCloseNowrite {
 		giveBack()
-		if fd, ok := r.opens.take(node.id); ok {
-			unix.Close(fd)
+		if slot, ok := r.opens.take(node.id); ok {
+			r.dirs.close(slot)
 			r.stats.Replayed.Add(1)
 		}
 		return
 	}
-	mode := unix.O_WRONLY
-	if ev.Op == notify.OpOpen {
-		mode = unix.O_RDONLY
-	}
-	keep := -1
+	keep := notify.SlotNone
 	ok := r.run(ev, func(attempt int) *step {
 		if attempt > 0 {
 			probe = r.target(p, name, ev)
@@ -104,23 +80,27 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 			return err
 		}
 		if ev.Op == notify.OpCloseWrite {
-			if fd, ok := r.opens.take(node.id); ok {
-				defer unix.Close(fd)
+			if slot, ok := r.opens.take(node.id); ok {
+				defer r.dirs.close(slot)
 			}
-			return openClose(dir, name, mode)
+			return r.dirs.perform(notify.Call{Op: notify.CallOpen, Dir: dir, Name: name, Mode: unix.O_WRONLY})
 		}
-		fd, err := unix.Openat(dir, name, mode|openFlags, 0)
-		if err == nil && !s.finished() {
-			unix.Close(fd) // some other file, or opened without a request
-			fd = -1
+		slot := r.dirs.slot()
+		err = r.dirs.perform(notify.Call{Op: notify.CallOpen, Dir: dir, Name: name, Mode: unix.O_RDONLY, Slot: slot})
+		switch {
+		case err != nil:
+			r.dirs.unused(slot)
+		case !s.finished():
+			r.dirs.close(slot) // some other file, or opened without a request
+		default:
+			keep = slot
 		}
-		keep = fd
 		return err
 	})
-	if !ok || keep < 0 {
+	if !ok || keep == notify.SlotNone {
 		return
 	}
 	if node.isGhost() || !r.opens.put(node.id, keep) {
-		unix.Close(keep)
+		r.dirs.close(keep)
 	}
 }

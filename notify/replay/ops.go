@@ -218,16 +218,18 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 			return err
 		}
 		if s.src.name != "" {
-			return unix.Linkat(r.dirs.staging, stageLink, dir, ev.Name, 0)
+			return r.dirs.perform(notify.Call{Op: notify.CallLink, Dir: r.dirs.staging, Name: stageLink, NewDir: dir, NewName: ev.Name})
 		}
+		call := notify.Call{Op: notify.CallMknod, Dir: dir, Name: ev.Name}
 		switch mode := s.made.Attr.Mode & unix.S_IFMT; mode {
 		case unix.S_IFDIR:
-			return unix.Mkdirat(dir, ev.Name, 0o700)
+			call.Op, call.Mode = notify.CallMkdir, 0o700
 		case unix.S_IFLNK:
-			return unix.Symlinkat("-", dir, ev.Name)
+			call.Op, call.NewName = notify.CallSymlink, "-"
 		default:
-			return unix.Mknodat(dir, ev.Name, mode|0o600, int(s.made.Attr.Rdev))
+			call.Mode, call.Rdev = mode|0o600, s.made.Attr.Rdev
 		}
+		return r.dirs.perform(call)
 	})
 	if ok && covered {
 		r.links.cover(ev.Object, true)
@@ -284,11 +286,11 @@ func (r *Replayer) remove(p uint64, ev *notify.Event) {
 		if err != nil {
 			return err
 		}
-		flags := 0
+		call := notify.Call{Op: notify.CallUnlink, Dir: dir, Name: ev.Name}
 		if ev.IsDir {
-			flags = unix.AT_REMOVEDIR
+			call.Op = notify.CallRmdir
 		}
-		return unix.Unlinkat(dir, ev.Name, flags)
+		return r.dirs.perform(call)
 	})
 	if ok && !ev.IsDir {
 		r.links.cover(ev.Object, true)
@@ -366,11 +368,11 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		if err != nil {
 			return err
 		}
-		flags := uint(0)
+		call := notify.Call{Op: notify.CallRename, Dir: dir, Name: name, NewDir: newDir, NewName: newName}
 		if exchange {
-			flags = unix.RENAME_EXCHANGE
+			call.Mode = unix.RENAME_EXCHANGE
 		}
-		return unix.Renameat2(dir, name, newDir, newName, flags)
+		return r.dirs.perform(call)
 	})
 	if ok {
 		r.follow(known, ev, np)
@@ -435,16 +437,15 @@ func (r *Replayer) otherSide(ev *notify.Event, np uint64, other, n *vnode) *vnod
 	return r.view.ghost(ev.NewIsDir)
 }
 
-// utimes returns the times that make utimensat fire op.
-func utimes(op notify.Op) [2]unix.Timespec {
-	omit, now := unix.Timespec{Nsec: unix.UTIME_OMIT}, unix.Timespec{Nsec: unix.UTIME_NOW}
+// touch returns which times make utimensat fire op.
+func touch(op notify.Op) uint32 {
 	switch op {
 	case notify.OpModify:
-		return [2]unix.Timespec{omit, now}
+		return notify.TouchMtime
 	case notify.OpAccess:
-		return [2]unix.Timespec{now, omit}
-	default: // both times: ATTRIB
-		return [2]unix.Timespec{{Sec: 1}, {Sec: 1}}
+		return notify.TouchAtime
+	default: // ATTRIB
+		return notify.TouchBoth
 	}
 }
 
@@ -459,15 +460,14 @@ func (r *Replayer) setattr(p uint64, name string, ev *notify.Event) {
 		r.fresh(s.src.node, ev.Op)
 		return s
 	}, func(s *step) error {
-		ts := utimes(ev.Op)
 		if s.src.name == "" {
-			return unix.UtimesNanoAt(r.dirs.root, "", ts[:], unix.AT_EMPTY_PATH)
+			return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: notify.SlotRoot, Mode: touch(ev.Op)})
 		}
 		dir, err := r.dirs.open(p)
 		if err != nil {
 			return err
 		}
-		return unix.UtimesNanoAt(dir, name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+		return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: dir, Name: name, Mode: touch(ev.Op)})
 	})
 }
 
@@ -481,15 +481,16 @@ func (r *Replayer) onInode(n *vnode, op notify.Op) {
 	switch op {
 	case notify.OpModify, notify.OpAttrib, notify.OpAccess:
 		r.run(ev, func(int) *step { return set() }, func(s *step) error {
-			ts := utimes(op)
-			return unix.UtimesNanoAt(r.dirs.staging, stageLink, ts[:], unix.AT_SYMLINK_NOFOLLOW)
+			return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: r.dirs.staging, Name: stageLink, Mode: touch(op)})
 		})
 	case notify.OpCloseWrite:
 		if n.isReg() {
 			r.run(ev, func(int) *step {
 				r.fresh(n, op)
 				return &step{op: opOpen, src: side{parent: stagingID, name: stageLink, node: n}}
-			}, func(s *step) error { return openClose(r.dirs.staging, stageLink, unix.O_WRONLY) })
+			}, func(s *step) error {
+				return r.dirs.perform(notify.Call{Op: notify.CallOpen, Dir: r.dirs.staging, Name: stageLink, Mode: unix.O_WRONLY})
+			})
 		}
 	}
 }
@@ -506,7 +507,9 @@ func (r *Replayer) linkCount(n *vnode) {
 	r.run(ev, func(int) *step {
 		s := &step{op: opRemove, src: side{parent: stagingID, name: stageLink, node: n, nlink: 1}}
 		return s
-	}, func(s *step) error { return unix.Unlinkat(r.dirs.staging, stageLink, 0) })
+	}, func(s *step) error {
+		return r.dirs.perform(notify.Call{Op: notify.CallUnlink, Dir: r.dirs.staging, Name: stageLink})
+	})
 }
 
 // errMismatch says that the kernel did something without asking for it.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/perform"
 )
 
 // Tree is what the replayer asks of the file system that FS wraps.
@@ -318,10 +319,11 @@ func (r *Replayer) thread() error {
 	}
 	r.fs.tid.Store(uint32(unix.Gettid()))
 	defer r.fs.tid.Store(0)
+	local := perform.NewLocal(r.cfg.Root, SlotLimit)
+	defer local.Close()
 	defer r.dirs.stop()
-	defer r.opens.closeAll()
 	if r.cfg.Root > 0 {
-		if err := r.dirs.start(r.cfg.Root); err != nil {
+		if err := r.dirs.start(local); err != nil {
 			return err
 		}
 	}
@@ -332,7 +334,7 @@ func (r *Replayer) thread() error {
 		if !ok {
 			return nil
 		}
-		if err := r.batch(&t); err != nil {
+		if err := r.batch(&t, local); err != nil {
 			return err
 		}
 		clear(t.events)
@@ -350,7 +352,7 @@ func (r *Replayer) patience() time.Duration {
 }
 
 // batch replays what was taken from the queue.
-func (r *Replayer) batch(t *taken) (err error) {
+func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 	// Last of all: whoever waited may unmount at once.
 	defer func() {
 		if err != nil {
@@ -365,7 +367,8 @@ func (r *Replayer) batch(t *taken) (err error) {
 			return fmt.Errorf("replay: open the mount: %w", err)
 		}
 		defer unix.Close(root)
-		if err := r.dirs.start(root); err != nil {
+		local.SetRoot(root)
+		if err := r.dirs.start(local); err != nil {
 			return err
 		}
 		defer r.dirs.stop()
