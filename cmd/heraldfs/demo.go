@@ -235,7 +235,7 @@ func startMount(ctx context.Context, host, mnt string) (func() error, error) {
 // removeDemo deletes the demo's directories, but never through a mount that is still there.
 func removeDemo(top, host, mnt string) error {
 	if m, _ := findMount(mnt); m != nil {
-		if err := umount(mnt, true); err != nil {
+		if err := umount(mnt, true, false); err != nil {
 			return err
 		}
 	}

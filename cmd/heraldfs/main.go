@@ -14,6 +14,9 @@ import (
 )
 
 func main() {
+	if status, is := helperProcess(os.Args); is {
+		os.Exit(status)
+	}
 	os.Exit(run(os.Args, os.Stdout, os.Stderr))
 }
 

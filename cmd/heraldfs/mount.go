@@ -227,6 +227,7 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	o.Device = fusedev.Options{
 		FSName: fsname, Subtype: "heraldfs", AllowOther: f.allowOther, DefaultPermissions: f.defaultPermissions,
 		ReadOnly: f.readOnly, Flags: f.opts.Flags, Suid: f.opts.Suid, Dev: f.opts.Dev, ExtraData: f.opts.Data,
+		Keeper: true,
 	}
 	switch f.notify {
 	case "off", "false", "no", "0":

@@ -17,7 +17,6 @@ func findMount(path string) (*mountinfo.Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The last component is not resolved if its server is dead.
 	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, errors.Unwrap(err))
@@ -25,10 +24,14 @@ func findMount(path string) (*mountinfo.Info, error) {
 	if abs != "/" {
 		abs = filepath.Join(dir, filepath.Base(abs))
 	}
-	if real, err := filepath.EvalSymlinks(abs); err == nil {
-		abs = real
-	}
 	found, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+	if err == nil && len(found) == 0 {
+		// Not before: what is mounted there may not answer.
+		if real, rerr := filepath.EvalSymlinks(abs); rerr == nil && real != abs {
+			abs = real
+			found, err = mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}

@@ -10,10 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/server/fusedev"
 )
 
 func newUmountCommand() *cobra.Command {
-	var lazy bool
+	var lazy, force bool
 	cmd := &cobra.Command{
 		Use:     "umount [flags] MOUNTPOINT...",
 		Aliases: []string{"unmount"},
@@ -21,7 +23,10 @@ func newUmountCommand() *cobra.Command {
 		Example: `  heraldfs umount /mnt
 
   # take it off even if it is in use; whoever still uses it gets errors (ENOTCONN)
-  heraldfs umount --lazy /mnt`,
+  heraldfs umount --lazy /mnt
+
+  # its daemon does not answer any more, or cannot die: every request that waits for it fails
+  heraldfs umount --force /mnt`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return fmt.Errorf("%s needs a MOUNTPOINT; see `%s --help`", cmd.CommandPath(), cmd.CommandPath())
@@ -31,24 +36,36 @@ func newUmountCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, path := range args {
-				errs = append(errs, umount(path, lazy))
+				errs = append(errs, umount(path, lazy, force))
 			}
 			return errors.Join(errs...)
 		},
 	}
 	cmd.Flags().BoolVarP(&lazy, "lazy", "l", false, "detach now, even if in use")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "end the connection to the daemon first, even if it hangs; implies --lazy")
 	return cmd
 }
 
 // umount takes one mount off and waits until the mount table shows it.
-func umount(path string, lazy bool) error {
+func umount(path string, lazy, force bool) error {
 	m, err := findMount(path)
 	if err != nil {
 		return err
 	}
-	if err := umountAt(m.Mountpoint, lazy); err != nil {
+	if force {
+		if err := fusedev.Abort(uint32(m.Minor)); err != nil {
+			return fmt.Errorf("umount --force %s: %w", path, err)
+		}
+		lazy = true
+	}
+	err = umountAt(m.Mountpoint, lazy)
+	if errors.Is(err, unix.EBUSY) && !lazy && answer(m.Mountpoint) == unix.ENOTCONN {
+		// Whoever is in a dead mount can do nothing there any more.
+		err = umountAt(m.Mountpoint, true)
+	}
+	if err != nil {
 		if errors.Is(err, unix.EBUSY) {
-			return fmt.Errorf("umount %s: it is in use (`fuser -vm %s` says by whom); close that, or use --lazy", path, path)
+			return fmt.Errorf("umount %s: it is in use (`fuser -vm %s` says by whom); close that, or use --lazy, or --force if it hangs", path, path)
 		}
 		return fmt.Errorf("umount %s: %w", path, err)
 	}
@@ -61,6 +78,18 @@ func umount(path string, lazy bool) error {
 			return fmt.Errorf("umount %s: still mounted", path)
 		}
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// answer is what statfs(2) says of a mount, or ETIMEDOUT.
+func answer(point string) error {
+	said := make(chan error, 1)
+	go func() { said <- unix.Statfs(point, new(unix.Statfs_t)) }()
+	select {
+	case err := <-said:
+		return err
+	case <-time.After(time.Second):
+		return unix.ETIMEDOUT
 	}
 }
 

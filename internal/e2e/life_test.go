@@ -130,18 +130,6 @@ func TestUmountBusy(t *testing.T) {
 	}
 }
 
-// kill ends a daemon without a chance to clean up; its mount stays behind, dead.
-func (d *daemon) kill() {
-	d.t.Helper()
-	d.killed = true
-	d.cmd.Process.Kill()
-	<-d.ended
-	var st unix.Statfs_t
-	if err := unix.Statfs(d.mnt, &st); err != unix.ENOTCONN && err != unix.ECONNABORTED {
-		d.t.Fatalf("the mount of a killed daemon: %v", err)
-	}
-}
-
 func TestRemountAfterKill(t *testing.T) {
 	dirs := place(t, "src", "mnt")
 	write(t, dirs[0]+"/f", "x")

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/sys"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/perform"
 )
@@ -175,7 +175,7 @@ func (r *Replayer) Run(ctx context.Context) error {
 		sourceErr <- err
 	}()
 	replayErr := make(chan error, 1)
-	go func() { replayErr <- r.thread() }()
+	go func() { replayErr <- sys.OwnThread(r.thread) }()
 	err = <-replayErr
 	r.q.abandon()
 	serve.stop()
@@ -290,29 +290,18 @@ func (r *Replayer) whereIs(dir notify.Object, behind []notify.Event) (placeRef, 
 // thread is the replayer: one OS thread whose id the file system knows. What needs the process's
 // descriptors goes through the servant from here on.
 func (r *Replayer) thread() error {
-	// Never unlocked: a thread with its own descriptor table is of no other use, and
-	// the runtime lets it end with the goroutine.
-	runtime.LockOSThread()
-	if unix.Gettid() == unix.Getpid() {
-		// The process's first thread does not end before the process, and /proc/self/fd is its
-		// table. Kept busy here, it is not the one that runs the next goroutine.
-		defer runtime.UnlockOSThread()
-		ended := make(chan error, 1)
-		go func() { ended <- r.thread() }()
-		return <-ended
-	}
 	var keep []int
 	if r.cfg.Root > 0 {
 		keep = append(keep, r.cfg.Root)
 	}
-	switch err := detach(keep...); {
+	switch err := sys.Detach(keep...); {
 	case err == nil:
 		// Not left to the end of the thread: the process's first thread has none before the
 		// process's, and its copy of the root would keep the mount alive.
 		for _, fd := range keep {
 			defer unix.Close(fd)
 		}
-	case errors.Is(err, errShared):
+	case errors.Is(err, sys.ErrShared):
 		r.log.Warn("if the daemon is killed in the middle of a replay, its mount may hang until it is aborted", slog.Any("reason", err))
 	default:
 		return fmt.Errorf("replay: %w", err)

@@ -59,6 +59,7 @@ type Conn struct {
 	initIn   []byte
 	initOut  fuse.InitOut
 	watching *mountWatch
+	keeper   *keeper
 }
 
 // Mount mounts fs on a directory. Requests wait in the kernel until Serve runs.
@@ -91,6 +92,16 @@ func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error
 	c.workers.max = int64(opts.MaxWorkers)
 	c.locks.max = int64(opts.MaxLockWaiters)
 	c.notify = fusenotify.New(c.writeNotification)
+	if opts.Keeper {
+		if c.keeper, err = c.startKeeper(); err != nil {
+			level := slog.LevelInfo // usual, where fusectl is not mounted and we may not do so
+			if direct {
+				level = slog.LevelWarn
+			}
+			opts.Logger.Log(context.Background(), level, "if this process is killed, its mount may hang until it is aborted",
+				"mountpoint", point, "reason", err)
+		}
+	}
 	return c, nil
 }
 
@@ -124,6 +135,7 @@ func (c *Conn) Serve(ctx context.Context) error {
 	helper.Wait()
 	c.stopWatch()
 	c.closeFD()
+	c.dismissKeeper()
 	c.fs.OnUnmount()
 	// A read error leaves the mount behind; without its server it is of no use.
 	if c.err != nil && c.Mounted() {
@@ -311,6 +323,19 @@ func (c *Conn) writeNotification(b []byte) error {
 			return fmt.Errorf("%w: %w", notify.ErrClosed, errno)
 		}
 		return errno
+	}
+}
+
+func (c *Conn) dismissKeeper() {
+	c.mu.Lock()
+	k := c.keeper
+	c.keeper = nil
+	c.mu.Unlock()
+	if k == nil {
+		return
+	}
+	if err := k.end(); err != nil {
+		c.log.Error("the keeper of the mount failed", "mountpoint", c.point, "err", err)
 	}
 }
 

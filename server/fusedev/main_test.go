@@ -25,6 +25,9 @@ const patience = 20 * time.Second
 const helperEnv = "FUSEDEV_HELPER"
 
 func TestMain(m *testing.M) {
+	if status, is := RunKeeper(os.Args); is {
+		os.Exit(status)
+	}
 	switch os.Getenv(helperEnv) {
 	case "":
 		if os.Getenv("GOMAXPROCS") == "1" {
@@ -35,6 +38,8 @@ func TestMain(m *testing.M) {
 		testenv.LeakMain(m)
 	case "serve":
 		os.Exit(helperServe(os.Args[1]))
+	case "wedge":
+		os.Exit(helperWedge(os.Args[1]))
 	case "lock":
 		os.Exit(helperLock(os.Args[1]))
 	}

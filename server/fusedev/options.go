@@ -43,6 +43,10 @@ type Options struct {
 	// ReadAheadKB, if not zero, raises the mount's readahead above the
 	// kernel's 128 KiB. Works as root only and is passed over otherwise.
 	ReadAheadKB int
+	// Keeper starts a second process that aborts the connection should this one be
+	// killed. The program's main must begin with RunKeeper. Without a keeper, a process that
+	// is killed while it sends a notification can leave a mount that hangs.
+	Keeper bool
 	// Debug logs each request and reply at slog's debug level.
 	Debug bool
 	// Logger gets what the connection has to tell; nil discards it.

@@ -36,6 +36,7 @@ func (c *Conn) Close() error {
 		c.end(nil)
 		c.stopWatch()
 		c.closeFD()
+		c.dismissKeeper()
 		close(c.ended)
 	}
 	return err
@@ -160,6 +161,21 @@ func (c *Conn) abort() error {
 	}
 	if _, err := unix.Write(fd, []byte("1")); err != nil {
 		return fmt.Errorf("abort connection %s: %w", name, err)
+	}
+	return nil
+}
+
+// Abort ends the FUSE connection whose file system has the device number 0:minor. Every request
+// that waits fails, and whoever has a file open gets ENOTCONN. It needs root, or to be
+// who mounted it and a mounted /sys/fs/fuse/connections.
+func Abort(minor uint32) error {
+	fd, err := openControl(strconv.FormatUint(uint64(minor), 10) + "/abort")
+	if err != nil {
+		return fmt.Errorf("abort FUSE connection %d: %w", minor, err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte("1")); err != nil {
+		return fmt.Errorf("abort FUSE connection %d: %w", minor, err)
 	}
 	return nil
 }
