@@ -125,6 +125,27 @@ func TestUmountForce(t *testing.T) {
 	d.ends("SIGCONT")
 }
 
+// TestAborted has a daemon find that somebody else aborted its connection: it leaves nothing behind.
+func TestAborted(t *testing.T) {
+	needFUSE(t)
+	dirs := place(t, "src", "mnt")
+	d := serve(t, dirs[0], dirs[1])
+	d.killed = true
+	shell := exec.Command("sleep", "60")
+	shell.Dir = dirs[1]
+	check(t, shell.Start())
+	defer func() {
+		shell.Process.Kill()
+		shell.Wait()
+	}()
+	if err := unix.Unmount(dirs[1], unix.MNT_FORCE); err != unix.EBUSY {
+		t.Errorf("umount -f of a mount in use: %v", err)
+	}
+	if d.ends("an abort") && isMounted(t, dirs[1]) {
+		t.Errorf("a dead mount is left behind:\n%s", d.log)
+	}
+}
+
 // TestUmountDeadBusy takes off the mount of a dead daemon though somebody stands in it.
 func TestUmountDeadBusy(t *testing.T) {
 	needFUSE(t)

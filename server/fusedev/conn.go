@@ -137,11 +137,8 @@ func (c *Conn) Serve(ctx context.Context) error {
 	c.closeFD()
 	c.dismissKeeper()
 	c.fs.OnUnmount()
-	// A read error leaves the mount behind; without its server it is of no use.
-	if c.err != nil && c.Mounted() {
-		if err := c.unmount(true); err != nil {
-			c.log.Error("cannot remove the dead mount", "mountpoint", c.point, "err", err)
-		}
+	if err := c.detachDead(); err != nil {
+		c.log.Error("cannot remove the dead mount", "mountpoint", c.point, "err", err)
 	}
 	close(c.ended)
 	return c.err

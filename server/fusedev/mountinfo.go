@@ -103,8 +103,10 @@ func mountByID(entries []mountEntry, id uint64) (mountEntry, bool) {
 // identity says which mount and which superblock something is on.
 type identity struct {
 	mount uint64
-	major uint32
-	minor uint32
+	// unique is a number of the mount that is never used again; zero before Linux 6.8.
+	unique uint64
+	major  uint32
+	minor  uint32
 }
 
 // identify asks for the identity of path below dirfd without a request to the file
@@ -118,5 +120,9 @@ func identify(dirfd int, path string, flags int) (identity, error) {
 	if st.Mask&unix.STATX_MNT_ID == 0 {
 		return identity{}, fmt.Errorf("statx %s: the kernel gives no mount id", path)
 	}
-	return identity{mount: st.Mnt_id, major: st.Dev_major, minor: st.Dev_minor}, nil
+	id := identity{mount: st.Mnt_id, major: st.Dev_major, minor: st.Dev_minor}
+	if err := unix.Statx(dirfd, path, flags, unix.STATX_MNT_ID_UNIQUE, &st); err == nil && st.Mask&unix.STATX_MNT_ID_UNIQUE != 0 {
+		id.unique = st.Mnt_id
+	}
+	return id, nil
 }

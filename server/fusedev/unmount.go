@@ -65,6 +65,31 @@ func (c *Conn) Mounted() bool {
 // Who holds descriptors below a private root closes them then.
 func (c *Conn) Unmounted() <-chan struct{} { return c.unmounted }
 
+// detachDead takes away what a read error, or somebody's abort of the connection, leaves behind:
+// without its server it is of no use.
+func (c *Conn) detachDead() error {
+	if c.err != nil {
+		if !c.Mounted() {
+			return nil
+		}
+		return c.unmount(true)
+	}
+	// As a rule somebody has unmounted, and all our numbers but one may be another mount's by now.
+	entries, err := readMounts()
+	if err != nil {
+		return err
+	}
+	mine, ok := c.find(entries)
+	if !ok || c.id.unique == 0 {
+		return nil
+	}
+	if now, err := identify(unix.AT_FDCWD, mine.point, unix.AT_SYMLINK_NOFOLLOW); err != nil || now.unique != c.id.unique {
+		return nil
+	}
+	c.log.Warn("the connection was aborted, removing its mount", "mountpoint", mine.point)
+	return unmountPath(mine.point, true)
+}
+
 // find looks our mount up. A number of a mount is soon used again, hence the device.
 func (c *Conn) find(entries []mountEntry) (mountEntry, bool) {
 	e, ok := mountByID(entries, c.id.mount)
