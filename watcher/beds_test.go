@@ -11,14 +11,13 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"github.com/heraldfs/heraldfs/watcher"
 )
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Need(t, testenv.Root)
 }
 
 func mountAt(t *testing.T, source, fstype, data string) string {
@@ -58,11 +57,7 @@ func overlay(t *testing.T) string {
 func btrfs(t *testing.T) string {
 	t.Helper()
 	needRoot(t)
-	for _, tool := range []string{"mkfs.btrfs", "btrfs", "losetup"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s", tool)
-		}
-	}
+	testenv.NeedTool(t, "mkfs.btrfs", "btrfs", "losetup")
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package watcher_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -17,9 +16,7 @@ import (
 // BenchmarkDelay reports how long after the system call has returned an idle watcher emits its event.
 // The pause between calls is what makes it idle.
 func BenchmarkDelay(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("needs root")
-	}
+	needRoot(b)
 	for _, be := range backends {
 		for _, idle := range []time.Duration{0, time.Millisecond} {
 			b.Run(fmt.Sprintf("%s/idle=%v", be.name, idle), func(b *testing.B) {

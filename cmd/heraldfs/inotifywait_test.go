@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // lineStream is a watcher process and the lines that it printed.
@@ -142,20 +144,12 @@ func withoutSelf(lines []string, root string) []string {
 
 // TestAgainstInotifywait compares, step by step, with what inotifywait -m -r prints.
 func TestAgainstInotifywait(t *testing.T) {
-	if _, err := exec.LookPath("inotifywait"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("inotifywait is missing (apt install inotify-tools)")
-		}
-		t.Skip("inotifywait is not installed (apt install inotify-tools)")
-	}
+	testenv.NeedTool(t, "inotifywait")
 	for _, backend := range []string{"fanotify", "inotify"} {
 		for seed := range int64(3) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
-				if backend == "fanotify" && os.Geteuid() != 0 {
-					if os.Getenv("CI") != "" {
-						t.Fatal("fanotify needs root")
-					}
-					t.Skip("fanotify needs root")
+				if backend == "fanotify" {
+					testenv.Need(t, testenv.Root, testenv.Fanotify)
 				}
 				compareWalk(t, backend, seed)
 			})

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"github.com/heraldfs/heraldfs/protocol/transport/transporttest"
 )
 
@@ -142,9 +143,7 @@ func TestServeToken(t *testing.T) {
 
 // TestServeUnprivileged runs the whole as a user without rights, on inotify.
 func TestServeUnprivileged(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("the other tests run unprivileged already")
-	}
+	testenv.Need(t, testenv.Root)
 	dir, err := os.MkdirTemp("/tmp", "herald")
 	if err != nil {
 		t.Fatal(err)

@@ -1,5 +1,6 @@
 // Package archtest holds the project to its architecture: who may import whom,
-// one package comment for each package, no init functions, and files of a length that can be read.
+// one package comment for each package, no init functions, files of a length that can be read,
+// and no test that skips itself where CI would not hear of it.
 //
 // It parses the sources and builds nothing, so that it also sees what this
 // platform would not build. Import rules are for the program: test files may import anything that
@@ -32,6 +33,7 @@ type source struct {
 	lines     int
 	comment   bool // has a package comment
 	inits     int
+	skips     []int // lines on which a test or benchmark is skipped
 	imports   []string
 }
 
@@ -73,6 +75,9 @@ var others = []struct {
 	{"github.com/fsnotify/fsnotify", []string{"watcher/portable/..."}},
 }
 
+// skipper is the package through which tests are skipped.
+const skipper = "internal/testenv"
+
 // pure are packages without a clock, a descriptor or a network, and what would give them one.
 var pure = []string{"notify/coalesce"}
 
@@ -99,6 +104,11 @@ func Check(root string) ([]string, error) {
 		}
 		if s.comment {
 			comments[s.pkg] = append(comments[s.pkg], s.path)
+		}
+		for _, line := range s.skips {
+			if s.pkg != skipper {
+				wrong = append(wrong, fmt.Sprintf("%s:%d: skips a test: only %s may, which fails it in CI", s.path, line, skipper))
+			}
 		}
 		programs[s.pkg] = programs[s.pkg] || !s.test
 		if !s.test {
@@ -214,7 +224,8 @@ func parse(root, name string) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
-	file, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ParseComments|parser.SkipObjectResolution)
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, name, text, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
 		return source{}, err
 	}
@@ -233,6 +244,9 @@ func parse(root, name string) (source, error) {
 			return source{}, err
 		}
 		s.imports = append(s.imports, p)
+	}
+	for _, call := range skips(file) {
+		s.skips = append(s.skips, fset.Position(call.Pos()).Line)
 	}
 	for _, decl := range file.Decls {
 		if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" {

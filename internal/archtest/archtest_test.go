@@ -72,6 +72,12 @@ func TestCheck(t *testing.T) {
 			[]string{"notify/a.go: 602 lines, at most 600"}},
 		{"init", map[string]string{"notify/a.go": ok + "func init() {}\ntype t int\nfunc (t) init() {}\n"},
 			[]string{"notify/a.go: has an init function"}},
+		{"skips", map[string]string{
+			"notify/a_test.go": "package p\nfunc f(t *testing.T) {\n\tt.Run(func(t *rapid.T) { t.Skip() })\n\tfunc() { t.SkipNow() }()\n}\n" +
+				"func g(tb testing.TB) { tb.Skipf(\"\") }\nfunc h(x *rapid.T) { x.Skip() }\n",
+			"internal/testenv/a.go": ok + "func f(t testing.TB) { t.Skip() }\n"},
+			[]string{"notify/a_test.go:4: skips a test: only internal/testenv may, which fails it in CI",
+				"notify/a_test.go:6: skips a test: only internal/testenv may, which fails it in CI"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			root := t.TempDir()

@@ -88,7 +88,7 @@ func TestWatchdog(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE)
 	const python = "/usr/bin/python3" // Debian's, which has Debian's packages
 	if out, err := exec.Command(python, "-c", "import watchdog").CombinedOutput(); err != nil {
-		lacking(t, fmt.Sprintf("python3-watchdog, which internal/e2e/testdata/prepare.sh installs: %s", out))
+		testenv.Lack(t, fmt.Sprintf("needs python3-watchdog, which internal/e2e/testdata/prepare.sh installs: %s", out))
 	}
 	for _, backend := range backends {
 		t.Run(backend, func(t *testing.T) {
@@ -112,7 +112,7 @@ func TestChokidar(t *testing.T) {
 	check(t, err)
 	modules := filepath.Join(cache, "heraldfs-test", "node_modules")
 	if _, err := os.Stat(filepath.Join(modules, "chokidar")); err != nil {
-		lacking(t, "chokidar, which internal/e2e/testdata/prepare.sh installs")
+		testenv.Lack(t, "needs chokidar, which internal/e2e/testdata/prepare.sh installs")
 	}
 	t.Setenv("NODE_PATH", modules)
 	for _, backend := range backends {

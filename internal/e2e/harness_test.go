@@ -281,15 +281,6 @@ func needFUSE(t testing.TB) {
 	testenv.Need(t, testenv.Root, testenv.FUSE)
 }
 
-// lacking is testenv.Need for what it does not know.
-func lacking(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("needs %s, which a CI machine must have", what)
-	}
-	t.Skipf("needs %s", what)
-}
-
 // mountCommand is `heraldfs mount`.
 func mountCommand(src, mnt string, args ...string) *exec.Cmd {
 	return exec.Command(bin, append(append([]string{"mount"}, args...), src, mnt)...)

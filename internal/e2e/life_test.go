@@ -204,9 +204,6 @@ func TestStrangersStay(t *testing.T) {
 
 func TestHundredMounts(t *testing.T) {
 	needFUSE(t)
-	if testing.Short() {
-		t.Skip("100 mounts take seconds")
-	}
 	dirs := place(t, "src", "mnt")
 	write(t, dirs[0]+"/f", "x")
 	for i := range 100 {

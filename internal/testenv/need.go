@@ -66,7 +66,7 @@ func Need(t testing.TB, caps ...Capability) {
 	t.Helper()
 	for _, c := range caps {
 		if err := Has(c); err != nil {
-			lack(t, fmt.Sprintf("needs %v: %v", c, err))
+			Lack(t, fmt.Sprintf("needs %v: %v", c, err))
 		}
 	}
 }
@@ -78,7 +78,7 @@ func NeedTool(t testing.TB, names ...string) string {
 	for i, name := range names {
 		path, err := exec.LookPath(name)
 		if err != nil {
-			lack(t, fmt.Sprintf("needs the program %s: %v", name, err))
+			Lack(t, fmt.Sprintf("needs the program %s: %v", name, err))
 		}
 		if i == 0 {
 			first = path
@@ -87,8 +87,9 @@ func NeedTool(t testing.TB, names ...string) string {
 	return first
 }
 
-// lack skips the test, or fails it in CI.
-func lack(t testing.TB, why string) {
+// Lack ends the test for want of something that Need does not know: as skipped, or with
+// CI=true in the environment as failed.
+func Lack(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("%s (CI=true: nothing is skipped)", why)

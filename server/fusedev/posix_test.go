@@ -38,8 +38,9 @@ func TestPosix(t *testing.T) {
 				t.Fatal(err)
 			}
 			start(t, conn)
+			// Before the unmount that start has set, and also if the test ends itself.
+			t.Cleanup(func() { awaitRelease(t, source) })
 			test(t, point)
-			awaitRelease(source)
 		})
 	}
 }
@@ -47,11 +48,12 @@ func TestPosix(t *testing.T) {
 // awaitRelease waits until the loopback has closed what it had open below source. The kernel tells it
 // of a close some time later, and of one that is still to be told at the unmount, never; go-fuse
 // then keeps the descriptor.
-func awaitRelease(source string) {
+func awaitRelease(t *testing.T, source string) {
+	t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
-			return
+			t.Fatal(err)
 		}
 		if !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
 			target, err := os.Readlink("/proc/self/fd/" + e.Name())
@@ -60,15 +62,13 @@ func awaitRelease(source string) {
 			return
 		}
 	}
+	t.Errorf("something below %s is still open", source)
 }
 
 // TestOneP runs part of the tests with a single P, where a server that needs two
 // would hang.
 func TestOneP(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE)
-	if os.Getenv("GOMAXPROCS") == "1" {
-		t.Skip("this is it")
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	defer cancel()
 	cmd := helperCommand(t, "", nil, []string{"GOMAXPROCS=1"},

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"github.com/heraldfs/heraldfs/notify"
 )
 
@@ -40,8 +41,8 @@ func watch(t *testing.T, o Options) *recorder {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	tree, err := Open(o)
-	if errors.Is(err, notify.ErrNotSupported) && os.Getenv("CI") == "" {
-		t.Skipf("not possible here: %v", err)
+	if errors.Is(err, notify.ErrNotSupported) {
+		testenv.Lack(t, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -165,13 +166,9 @@ func each(t *testing.T, f func(t *testing.T, o Options, dir string)) {
 
 func tmpfs(t *testing.T) string {
 	t.Helper()
+	testenv.Need(t, testenv.Root)
 	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("cannot mount tmpfs: %v", err)
-	}
+	must(t, unix.Mount("none", dir, "tmpfs", 0, ""))
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
 			t.Error(err)

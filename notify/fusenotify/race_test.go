@@ -1,5 +1,0 @@
-//go:build race
-
-package fusenotify
-
-const raceEnabled = true
