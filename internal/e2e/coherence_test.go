@@ -161,7 +161,6 @@ func TestCoherence(t *testing.T) {
 			dirs := place(t, "src/p/deep", "src/q", "mnt")
 			src, mnt := filepath.Dir(dirs[1]), dirs[2]
 			d := serve(t, src, mnt, "--watcher="+backend)
-			d.troubled = true // an event that could not be replayed is a matter of parity, not of coherence
 			for round := range 20 {
 				w := &world{r: rand.New(rand.NewPCG(uint64(round), 7)), top: src}
 				var stop atomic.Bool

@@ -29,6 +29,7 @@ func TestPosix(t *testing.T) {
 								src = testenv.Tmpfs(t)
 							}
 							mnt, _ := mountPassthrough(t, src, opts)
+							defer unskipped(t, fstype, name)
 							test(t, mnt)
 						})
 					}
@@ -41,10 +42,10 @@ func TestPosix(t *testing.T) {
 // TestPosixElsewhere runs the suite over the other file systems that SOURCE may be on. On
 // overlayfs nodes hold descriptors: its handles cannot be opened.
 func TestPosixElsewhere(t *testing.T) {
-	for name, dir := range map[string]func(testing.TB) string{
+	for fstype, dir := range map[string]func(testing.TB) string{
 		"xfs": testenv.XFS, "btrfs": testenv.Btrfs, "subvolume": testenv.BtrfsSubvolume, "overlay": testenv.Overlay,
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(fstype, func(t *testing.T) {
 			base := dir(t)
 			for name, test := range posixtest.All {
 				if name == "FcntlFlockLocksFile" {
@@ -54,9 +55,19 @@ func TestPosixElsewhere(t *testing.T) {
 					src := filepath.Join(base, name)
 					must(t, os.Mkdir(src, 0o755))
 					mnt, _ := mountPassthrough(t, src, Options{NegativeTimeout: time.Hour})
+					defer unskipped(t, fstype, name)
 					test(t, mnt)
 				})
 			}
 		})
+	}
+}
+
+// unskipped fails a test of the suite that has found something missing and skipped itself. Only an
+// extended attribute of 8 KiB is more than ext4 has room for.
+func unskipped(t *testing.T, fstype, name string) {
+	t.Helper()
+	if t.Skipped() && (fstype != "ext4" || name != "XAttrLarge") {
+		t.Errorf("%s can do this", fstype)
 	}
 }
