@@ -1,22 +1,15 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
-	"os/signal"
-	"path/filepath"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/server/guest"
 	"github.com/heraldfs/heraldfs/server/passthrough"
-	"github.com/heraldfs/heraldfs/server/virtiofs"
 )
 
 // virtiofsFlags are the flags of `heraldfs virtiofs`, named as virtiofsd's where it has them.
@@ -28,6 +21,7 @@ type virtiofsFlags struct {
 	readOnly    bool
 	queues      int
 	sandbox     string
+	fd          int
 	log         logFlags
 }
 
@@ -41,7 +35,10 @@ virtual machine monitor (QEMU, libvirt, Cloud Hypervisor) connects to the socket
 from 5.4 on, mounts it with: mount -t virtiofs TAG /mnt
 
 Stays in the foreground and serves one machine at a time; when that has gone, the next one may connect.
-SIGINT and SIGTERM end it. The socket has mode 0600.`,
+SIGINT and SIGTERM end it. The socket has mode 0600.
+
+The process is confined to DIR (--sandbox). As root it runs in namespaces of its own, with DIR alone in sight and
+without most capabilities; a second process stays outside and waits for it.`,
 		Example: `  # share ./src
   heraldfs virtiofs --socket /run/vm1-src.sock ./src
 
@@ -69,7 +66,8 @@ func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.fileHandles, "inode-file-handles", "prefer", "reach files by handle instead of by open descriptor: never, prefer or mandatory")
 	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "refuse every change")
 	fs.IntVar(&f.queues, "queues", 8, "largest number of request queues that the monitor may use")
-	fs.StringVar(&f.sandbox, "sandbox", "none", "how the process is confined; only none is there")
+	fs.StringVar(&f.sandbox, "sandbox", "", "how to confine the process to DIR: namespace (the default of root), chroot,\nlandlock (the default of others) or none")
+	fs.IntVar(&f.fd, "fd", -1, "use this descriptor, a listening socket, in place of --socket")
 	f.log.register(fs)
 }
 
@@ -97,78 +95,8 @@ func (f *virtiofsFlags) options(logger *slog.Logger) (passthrough.Options, error
 	default:
 		return o, fmt.Errorf("--inode-file-handles %q: give never, prefer or mandatory", f.fileHandles)
 	}
-	if f.sandbox != "none" {
-		return o, fmt.Errorf("--sandbox %q: give none", f.sandbox)
-	}
 	if f.queues < 1 {
 		return o, fmt.Errorf("--queues %d: give 1 or more", f.queues)
 	}
 	return o, nil
-}
-
-// session closes the file system when the guest's mount has ended.
-type session struct {
-	*passthrough.FS
-	log *slog.Logger
-}
-
-func (s session) OnUnmount() {
-	if err := s.FS.Close(); err != nil {
-		s.log.Error("closing the file system", "err", err)
-	}
-}
-
-func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
-	if f.socket == "" {
-		return fmt.Errorf("--socket is missing: give the path where the virtual machine monitor will connect")
-	}
-	src, err := checkSource(dir)
-	if err != nil {
-		return err
-	}
-	logger, closeLog, err := f.log.open(false)
-	if err != nil {
-		return err
-	}
-	defer closeLog()
-	opts, err := f.options(logger)
-	if err != nil {
-		return err
-	}
-	newFS := func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
-		fs, err := passthrough.New(src, opts)
-		if err != nil {
-			return nil, nil, err
-		}
-		mount := fs.MountOptions()
-		// A stock virtiofs guest cannot interrupt a request, so that a process that waits for a
-		// lock could not be killed. Without remote locks they work within the guest.
-		mount.EnableLocks = false
-		return session{fs, logger}, &mount, nil
-	}
-	// What would fail in the guest's mount shall fail here.
-	probe, err := passthrough.New(src, opts)
-	if err != nil {
-		return err
-	}
-	if err := probe.Close(); err != nil {
-		return err
-	}
-	socket, err := filepath.Abs(f.socket)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
-	defer stop()
-	s, err := virtiofs.Listen(socket, virtiofs.Options{Tag: f.tag, Queues: f.queues, Logger: logger})
-	if err != nil {
-		return err
-	}
-	logger.Info("waiting for a virtual machine monitor", "source", src, "socket", socket)
-	// Without systemd these do nothing.
-	daemon.SdNotify(false, daemon.SdNotifyReady)
-	err = s.Serve(ctx, newFS)
-	daemon.SdNotify(false, daemon.SdNotifyStopping)
-	s.Close()
-	return err
 }

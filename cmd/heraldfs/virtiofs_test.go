@@ -2,72 +2,288 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/testenv"
 	"github.com/heraldfs/heraldfs/internal/vmtest"
+	"github.com/heraldfs/heraldfs/server/virtiofs"
 )
 
-// TestVirtiofs is the command with a guest: ready when systemd is told so, both ways, and a clean end.
-func TestVirtiofs(t *testing.T) {
-	vmtest.Need(t)
-	run, dir := t.TempDir(), t.TempDir()
-	program := filepath.Join(run, "heraldfs")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+// vfs is a running `heraldfs virtiofs`.
+type vfs struct {
+	t             *testing.T
+	program, run  string
+	dir, socket   string
+	cmd           *exec.Cmd
+	log           bytes.Buffer
+	ended         chan error
+	notifications *net.UnixConn
+}
+
+// buildStatic builds the command as it is released: without C, so that it can confine itself.
+func buildStatic(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "heraldfs")
+	cmd := exec.Command("go", "build", "-o", program, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "f"), []byte("host"), 0o644); err != nil {
+	return program
+}
+
+// startVFS starts it on a new directory, and returns when systemd would have been told that it is ready.
+func startVFS(t *testing.T, program string, args ...string) *vfs {
+	t.Helper()
+	v := &vfs{t: t, program: program, run: t.TempDir(), dir: t.TempDir(), ended: make(chan error, 1)}
+	v.socket = filepath.Join(v.run, "s")
+	notify := filepath.Join(v.run, "notify")
+	var err error
+	if v.notifications, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify}); err != nil {
 		t.Fatal(err)
 	}
-	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(run, "notify")})
+	t.Cleanup(func() { v.notifications.Close() })
+	v.start(append(args, v.dir)...)
+	v.told("READY=1")
+	return v
+}
+
+func (v *vfs) start(args ...string) {
+	v.t.Helper()
+	v.cmd = exec.Command(v.program, append([]string{"virtiofs", "--socket", v.socket}, args...)...)
+	v.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(v.run, "notify"))
+	v.cmd.Stderr = &v.log
+	if err := v.cmd.Start(); err != nil {
+		v.t.Fatal(err)
+	}
+	cmd := v.cmd
+	v.t.Cleanup(func() { cmd.Process.Kill() })
+	go func() { v.ended <- cmd.Wait() }()
+}
+
+// told waits for what systemd is told.
+func (v *vfs) told(want string) {
+	v.t.Helper()
+	buf := make([]byte, 256)
+	v.notifications.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if n, err := v.notifications.Read(buf); err != nil || string(buf[:n]) != want {
+		v.t.Fatalf("systemd: %q, %v; want %q", buf[:n], err, want)
+	}
+}
+
+// end waits for the end and returns the exit status.
+func (v *vfs) end() int {
+	v.t.Helper()
+	select {
+	case <-v.ended:
+		return v.cmd.ProcessState.ExitCode()
+	case <-time.After(30 * time.Second):
+		v.t.Fatal("it does not end")
+		return -1
+	}
+}
+
+// server is the process that serves: the command itself, or its child.
+func (v *vfs) server() int {
+	v.t.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", v.cmd.Process.Pid))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	for _, l := range lists {
+		b, err := os.ReadFile(l)
+		var pid int
+		if _, serr := fmt.Sscan(string(b), &pid); err == nil && serr == nil {
+			return pid
+		}
+	}
+	return v.cmd.Process.Pid
+}
+
+// TestVirtiofs is the command with a guest: ready when systemd is told so, both ways, and a clean end, in
+// each sandbox.
+func TestVirtiofs(t *testing.T) {
+	vmtest.Need(t)
+	program := buildStatic(t)
+	for _, mode := range []string{"namespace", "chroot", "landlock", "none"} {
+		t.Run(mode, func(t *testing.T) {
+			args := []string{"--cache", "never"}
+			if mode != "namespace" { // the default
+				args = append(args, "--sandbox", mode)
+			}
+			v := startVFS(t, program, args...)
+			if err := os.WriteFile(filepath.Join(v.dir, "f"), []byte("host"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			confined(t, v, mode)
+			if mode == "namespace" || mode == "chroot" {
+				vm := vmtest.Start(t, vmtest.Options{Shares: []vmtest.Share{{Socket: v.socket, Tag: "src"}}})
+				vm.Mount("src", "/mnt")
+				if got := vm.Run("cat /mnt/f; echo -n guest > /mnt/g; mkdir /mnt/posix; guestd posix /mnt/posix; rm -r /mnt/posix"); got != "host" {
+					t.Errorf("in the guest: %q", got)
+				}
+				if got, err := os.ReadFile(filepath.Join(v.dir, "g")); err != nil || string(got) != "guest" {
+					t.Errorf("on the host: %q, %v", got, err)
+				}
+			}
+			if err := v.cmd.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			v.told("STOPPING=1")
+			if code := v.end(); code != 0 {
+				t.Errorf("exit %d\n%s", code, &v.log)
+			}
+			if _, err := os.Lstat(v.socket); err == nil || strings.Contains(v.log.String(), "level=ERROR") {
+				t.Errorf("socket: %v; log:\n%s", err, &v.log)
+			}
+		})
+	}
+}
+
+// confined looks from outside at what the serving process has.
+func confined(t *testing.T, v *vfs, mode string) {
+	t.Helper()
+	pid := v.server()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ready.Close()
-	socket := filepath.Join(run, "s")
-	cmd := exec.Command(program, "virtiofs", "--socket", socket, "--cache", "never", dir)
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(run, "notify"))
+	const kept = "00000000880000df" // CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID SETGID SETUID MKNOD SETFCAP
+	for _, line := range []string{"CapPrm:\t" + kept, "CapEff:\t" + kept, "CapBnd:\t" + kept, "NoNewPrivs:\t1"} {
+		if got := strings.Contains(string(status), line+"\n"); got != (mode != "none") {
+			t.Errorf("%q: %v", line, got)
+		}
+	}
+	// Every thread is its own.
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(tasks) < 2 {
+		t.Fatalf("threads: %v, %v", tasks, err)
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if err == nil && strings.Contains(string(b), "NoNewPrivs:\t1") != (mode != "none") {
+			t.Errorf("%s is not as the others", task)
+		}
+	}
+	root := fmt.Sprintf("/proc/%d/root", pid)
+	_, err = os.Lstat(root + "/etc/passwd")
+	if hidden := err != nil; hidden != (mode == "namespace" || mode == "chroot") {
+		t.Errorf("/etc/passwd: %v", err)
+	}
+	if mode != "namespace" {
+		return
+	}
+	var have []string
+	err = filepath.WalkDir(root+"/", func(path string, d fs.DirEntry, err error) error {
+		path = strings.TrimPrefix(path, root)
+		if path == v.dir || strings.HasPrefix(path, "/proc/self/") {
+			have = append(have, path)
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+		} else if !strings.HasPrefix(v.dir, path) && path != "/proc" && path != "/proc/self" {
+			t.Errorf("%s is in its root", path)
+		}
+		return err
+	})
+	if want := []string{"/proc/self/fd", "/proc/self/mountinfo", v.dir}; err != nil || !slices.Equal(have, want) {
+		t.Errorf("its root has %v, %v; want %v", have, err, want)
+	}
+	for _, ns := range []string{"mnt", "pid", "net"} {
+		ours, err1 := os.Readlink("/proc/self/ns/" + ns)
+		its, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
+		if err1 != nil || err2 != nil || ours == its {
+			t.Errorf("namespace %s: %s, %v; %s, %v", ns, ours, err1, its, err2)
+		}
+	}
+	if err := os.WriteFile(root+"/f", nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("write into the root: %v", err)
+	}
+}
+
+// TestVirtiofsKilled: what is left by SIGKILL is no obstacle, and a signal of the child is an error of the parent.
+func TestVirtiofsKilled(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	v := startVFS(t, buildStatic(t))
+	if err := unix.Kill(v.server(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := v.end(); code != 1 || !strings.Contains(v.log.String(), "killed") {
+		t.Errorf("the child was killed: exit %d\n%s", code, &v.log)
+	}
+	if _, err := os.Lstat(v.socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
+	}
+	v.start(v.dir)
+	v.told("READY=1")
+	v.cmd.Process.Kill()
+	v.end()
+	if _, err := os.Lstat(v.socket); err != nil {
+		t.Errorf("nobody could remove the socket: %v", err)
+	}
+	v.start(v.dir)
+	v.told("READY=1")
+	if err := v.cmd.Process.Signal(unix.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := v.end(); code != 0 {
+		t.Errorf("SIGINT: exit %d\n%s", code, &v.log)
+	}
+}
+
+// TestVirtiofsFD: who starts us can give us the socket.
+func TestVirtiofsFD(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	program, dir := buildStatic(t), t.TempDir()
+	socket := filepath.Join(dir, "s")
+	l, err := virtiofs.ListenUnix(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := exec.Command(program, "virtiofs", "--fd=3", dir)
+	cmd.ExtraFiles = []*os.File{file}
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
 	defer cmd.Process.Kill()
-	buf := make([]byte, 256)
-	ready.SetReadDeadline(time.Now().Add(30 * time.Second))
-	if n, err := ready.Read(buf); err != nil || string(buf[:n]) != "READY=1" {
-		t.Fatalf("readiness: %q, %v", buf[:n], err)
-	}
-	vm := vmtest.Start(t, vmtest.Options{Shares: []vmtest.Share{{Socket: socket, Tag: "src"}}})
-	vm.Mount("src", "/mnt")
-	if got := vm.Run("cat /mnt/f; echo -n guest > /mnt/g; mkdir /mnt/sub"); got != "host" {
-		t.Errorf("in the guest: %q", got)
-	}
-	if got, err := os.ReadFile(filepath.Join(dir, "g")); err != nil || string(got) != "guest" {
-		t.Errorf("on the host: %q, %v", got, err)
-	}
-	if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+	// The connection waits in the socket's queue until it is accepted, so nothing has to be waited for before.
+	c, err := net.Dial("unix", socket)
+	if err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Errorf("end: %v\n%s", err, log.String())
-		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("SIGTERM does not end it")
+	defer c.Close()
+	// VHOST_USER_GET_FEATURES: request 1, version 1, no payload; the answer has 12 + 8 bytes.
+	if _, err := c.Write([]byte{1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := os.Lstat(socket); err == nil || strings.Contains(log.String(), "level=ERROR") {
-		t.Errorf("socket: %v; log:\n%s", err, log.String())
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.ReadFull(c, make([]byte, 20)); err != nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	cmd.Process.Signal(unix.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, &log)
 	}
 }
 
@@ -82,7 +298,8 @@ func TestVirtiofsRefuses(t *testing.T) {
 		{"needs DIR", []string{"--socket", socket}},
 		{"--cache", []string{"--socket", socket, "--cache", "sometimes", dir}},
 		{"--inode-file-handles", []string{"--socket", socket, "--inode-file-handles", "maybe", dir}},
-		{"--sandbox", []string{"--socket", socket, "--sandbox", "namespace", dir}},
+		{"--sandbox", []string{"--socket", socket, "--sandbox", "jail", dir}},
+		{"--fd is no listening socket", []string{"--fd", "0", dir}},
 		{"--queues", []string{"--socket", socket, "--queues", "0", dir}},
 		{"no such file", []string{"--socket", socket, filepath.Join(dir, "none")}},
 		{"is not a socket", []string{"--socket", dir, dir}},

@@ -52,8 +52,18 @@ func (fd *FD) Release() {
 // is a symbolic link or has no name any more.
 func ProcPath(fd int) string {
 	var buf [32]byte
+	if procIsCwd.Load() {
+		return string(strconv.AppendInt(buf[:0], int64(fd), 10))
+	}
 	return string(strconv.AppendInt(append(buf[:0], "/proc/self/fd/"...), int64(fd), 10))
 }
+
+// procIsCwd is state of the package because the working directory is the process's.
+var procIsCwd atomic.Bool
+
+// ProcIsWorkingDirectory says that /proc cannot be reached by name any more, and that the working directory is
+// /proc/self/fd, for good.
+func ProcIsWorkingDirectory() { procIsCwd.Store(true) }
 
 // Reopen opens the object that fd refers to again, with flags. The caller has
 // made sure that it is a regular file or a directory: opening anything else can

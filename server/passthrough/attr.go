@@ -118,7 +118,7 @@ func (fs *FS) setAttr(n *node, fd int, file *openFile, in *fuse.SetAttrIn) error
 			if file != nil && file.writable() {
 				return unix.Ftruncate(fd, int64(size))
 			}
-			return unix.Truncate(path, int64(size))
+			return fs.nameless(n, unix.Truncate(path, int64(size)))
 		}
 		var err error
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {

@@ -166,7 +166,15 @@ func (fs *FS) openNode(n *node, flags int, changes bool) (int, error) {
 		fs.ring.shrink()
 		raw, err = sys.Reopen(fd.Int(), flags)
 	}
-	return raw, err
+	return raw, fs.nameless(n, err)
+}
+
+// nameless is what an error of opening n means, see Options.Landlocked.
+func (fs *FS) nameless(n *node, err error) error {
+	if err == unix.EACCES && fs.opts.Landlocked && n.mnt.fd != nil {
+		return unix.ESTALE
+	}
+	return err
 }
 
 // Release implements fuse.RawFileSystem.

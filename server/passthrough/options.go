@@ -60,6 +60,10 @@ type Options struct {
 	// guest kernel's permission check is taken to have considered them.
 	ForeignPids bool
 
+	// Landlocked says that the process is under Landlock. It lets nobody read or truncate a file that was opened by handle
+	// and whose name is not cached; such a file answers ESTALE, so that the guest looks it up by name again.
+	Landlocked bool
+
 	// MaxFDs bounds the cached descriptors of directories. 0 is a quarter of RLIMIT_NOFILE.
 	MaxFDs int
 

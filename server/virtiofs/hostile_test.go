@@ -181,3 +181,74 @@ func hostileRequest(r *rand.Rand) []byte {
 	}
 	return in
 }
+
+// TestForged: a guest that names what it was not told of, or what lies outside, gets errors and nothing else.
+func TestForged(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	top := t.TempDir()
+	share := filepath.Join(top, "share")
+	if err := os.MkdirAll(filepath.Join(share, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(top, "secret"), 100)
+	if err := os.Symlink("/etc/passwd", filepath.Join(share, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("../secret", filepath.Join(share, "up")); err != nil {
+		t.Fatal(err)
+	}
+	f := dial(t, startServer(t, Options{}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		fs, err := passthrough.New(share, passthrough.Options{ForeignPids: true})
+		if err != nil {
+			return nil, nil, err
+		}
+		o := fs.MountOptions()
+		return closeFS{fs}, &o, nil
+	}))
+	f.setup(2, featureEventIdx)
+	q := f.qs[1]
+	q.initFuse()
+	name := func(s string) []byte { return append([]byte(s), 0) }
+	const lookupOp, readlinkOp, openOp, opendirOp = 1, 5, 14, 27
+	dir, link, up := lookup(t, q, "dir"), lookup(t, q, "link"), lookup(t, q, "up")
+	for _, outside := range []string{"..", ".", "", "/", "/etc/passwd", "../secret", "dir/../../secret", "link/", "..\x00x"} {
+		for _, node := range []uint64{1, dir} {
+			if errno, data := q.call1(0, fuseRequest(lookupOp, 9, node, name(outside)), 256); errno == 0 && outside != "..\x00x" {
+				t.Errorf("LOOKUP %d %q: % x", node, outside, data)
+			} else if errno == 0 {
+				t.Errorf("a name is cut at its NUL: % x", data)
+			}
+		}
+	}
+	// Links are text: they are not followed, neither as a file nor as a directory.
+	for _, l := range []uint64{link, up} {
+		for _, op := range []uint32{openOp, opendirOp} {
+			if errno, _ := q.call1(0, fuseRequest(op, 9, l, u32s(unix.O_RDONLY, 0)), 256); errno == 0 {
+				t.Errorf("opcode %d opens a link", op)
+			}
+		}
+		if errno, data := q.call1(0, fuseRequest(lookupOp, 9, l, name("passwd")), 256); errno == 0 {
+			t.Errorf("LOOKUP through a link: % x", data)
+		}
+	}
+	if errno, text := q.call1(0, fuseRequest(readlinkOp, 9, link), 256); errno != 0 || string(text) != "/etc/passwd" {
+		t.Errorf("READLINK: %v %q", errno, text)
+	}
+	// Not ^0: go-fuse answers for that itself, with an empty file that is nowhere.
+	for _, node := range []uint64{0, up + 1, 1 << 32, 1 << 63, ^uint64(1)} {
+		for _, c := range []struct {
+			op   uint32
+			body []byte
+		}{{lookupOp, name("secret")}, {3, make([]byte, 16)}, {openOp, u32s(unix.O_RDONLY, 0)}, {opendirOp, u32s(0, 0)}, {readlinkOp, nil}} {
+			if errno, data := q.call1(0, fuseRequest(c.op, 9, node, c.body), 256); errno == 0 {
+				t.Errorf("opcode %d of the forged node %d: % x", c.op, node, data)
+			}
+		}
+	}
+	// File handles of nobody, and of another node.
+	for _, fh := range []uint64{0, 1, 77, ^uint64(0)} {
+		if errno, data := q.call1(0, fuseRequest(opRead, 9, 1, u64s(fh, 0), u32s(100, 0), u64s(0, 0)), 256); errno == 0 {
+			t.Errorf("READ of handle %d: % x", fh, data)
+		}
+	}
+}

@@ -66,6 +66,19 @@ type Server struct {
 
 // Listen makes the socket, with mode 0600. A socket that a dead process left is replaced.
 func Listen(socket string, o Options) (*Server, error) {
+	l, err := ListenUnix(socket)
+	if err != nil {
+		return nil, err
+	}
+	s, err := New(l, o)
+	if err != nil {
+		l.Close()
+	}
+	return s, err
+}
+
+// New makes a Server of a socket that listens already, and becomes the Server's.
+func New(l *net.UnixListener, o Options) (*Server, error) {
 	probe := uint16(1)
 	if *(*byte)(unsafe.Pointer(&probe)) != 1 {
 		return nil, fmt.Errorf("virtqueues on a big-endian host: %w", notify.ErrNotSupported)
@@ -85,19 +98,16 @@ func Listen(socket string, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if err := removeStale(socket); err != nil {
-		return nil, fmt.Errorf("listen %s: %w", socket, err)
-	}
-	l, err := listen(socket)
-	if err != nil {
-		return nil, fmt.Errorf("listen %s: %w", socket, err)
-	}
 	s := &Server{opts: o, listener: l}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
 
-func listen(socket string) (*net.UnixListener, error) {
+// ListenUnix makes a socket as Listen does. Closing the listener removes it.
+func ListenUnix(socket string) (*net.UnixListener, error) {
+	if err := removeStale(socket); err != nil {
+		return nil, fmt.Errorf("listen %s: %w", socket, err)
+	}
 	// The mode of the socket's inode is taken from the descriptor's, so that it is never wider,
 	// not even for a moment (unix(7), bind).
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -107,7 +117,7 @@ func listen(socket string) (*net.UnixListener, error) {
 	}}
 	l, err := config.Listen(context.Background(), "unix", socket)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("listen %s: %w", socket, err)
 	}
 	return l.(*net.UnixListener), nil
 }

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/sandbox"
+	"github.com/heraldfs/heraldfs/server/passthrough"
+	"github.com/heraldfs/heraldfs/server/virtiofs"
+)
+
+// session closes the file system when the guest's mount has ended.
+type session struct {
+	*passthrough.FS
+	log *slog.Logger
+}
+
+func (s session) OnUnmount() {
+	if err := s.FS.Close(); err != nil {
+		s.log.Error("closing the file system", "err", err)
+	}
+}
+
+// run checks what can be checked, and then serves, or waits for a confined process that does.
+func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
+	child, err := sandbox.Join()
+	if err != nil {
+		return err
+	}
+	if f.socket == "" && f.fd < 0 {
+		return fmt.Errorf("--socket is missing: give the path where the virtual machine monitor will connect")
+	}
+	src, err := checkSource(dir)
+	if err != nil {
+		return err
+	}
+	logger, closeLog, err := f.log.open(false)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	opts, err := f.options(logger)
+	if err != nil {
+		return err
+	}
+	if child != nil {
+		return f.serveInherited(ctx, child, f.box(child.Mode, src, logger), opts)
+	}
+	mode, why, err := f.confinement()
+	if err != nil {
+		return err
+	}
+	systemd, err := dialManager()
+	if err != nil {
+		return err
+	}
+	defer systemd.close()
+	l, err := f.listen()
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if mode != sandbox.None {
+		err = f.supervise(mode, why, l, systemd, logger)
+		if mode != sandbox.Namespace || f.sandbox != "" || !errors.Is(err, sandbox.ErrStart) {
+			return err
+		}
+		// As in a container that forbids them.
+		if mode, _, err = sandbox.Resolve(sandbox.Landlock); err == nil {
+			return f.supervise(mode, "namespaces are forbidden", l, systemd, logger)
+		}
+		why = err.Error()
+	}
+	if f.sandbox == "" {
+		logger.Warn("the process is not confined", "why", why)
+	}
+	return f.serve(ctx, l, f.box(sandbox.None, src, logger), opts, systemd.ready, systemd.stopping)
+}
+
+// manager is systemd, or whoever else started us and waits for word. A nil manager does nothing.
+type manager struct{ c net.Conn }
+
+func dialManager() (*manager, error) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return nil, nil
+	}
+	c, err := net.Dial("unixgram", path)
+	if err != nil {
+		return nil, fmt.Errorf("NOTIFY_SOCKET: %w", err)
+	}
+	return &manager{c}, nil
+}
+
+func (m *manager) tell(state string) error {
+	if m == nil {
+		return nil
+	}
+	if _, err := m.c.Write([]byte(state)); err != nil {
+		return fmt.Errorf("NOTIFY_SOCKET: %w", err)
+	}
+	return nil
+}
+
+func (m *manager) ready() error    { return m.tell("READY=1") }
+func (m *manager) stopping() error { return m.tell("STOPPING=1") }
+
+func (m *manager) close() {
+	if m != nil {
+		m.c.Close()
+	}
+}
+
+// confinement resolves --sandbox.
+func (f *virtiofsFlags) confinement() (sandbox.Mode, string, error) {
+	mode, err := sandbox.Parse(f.sandbox)
+	why := ""
+	if err == nil {
+		mode, why, err = sandbox.Resolve(mode)
+	}
+	if err != nil {
+		return mode, "", fmt.Errorf("--sandbox %w", err)
+	}
+	return mode, why, nil
+}
+
+// listen makes the socket, or takes the one that we were started with.
+func (f *virtiofsFlags) listen() (*net.UnixListener, error) {
+	if f.fd >= 0 {
+		unix.CloseOnExec(f.fd)
+		return asListener(os.NewFile(uintptr(f.fd), "--fd"))
+	}
+	socket, err := filepath.Abs(f.socket)
+	if err != nil {
+		return nil, err
+	}
+	return virtiofs.ListenUnix(socket)
+}
+
+// asListener makes a listener of file, which is closed.
+func asListener(file *os.File) (*net.UnixListener, error) {
+	defer file.Close()
+	l, err := net.FileListener(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no listening socket: %w", file.Name(), err)
+	}
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("%s is a socket, but not of type unix", file.Name())
+	}
+	return ul, nil
+}
+
+// supervise runs this command again, to be confined, and ends as that ends.
+func (f *virtiofsFlags) supervise(mode sandbox.Mode, why string, l *net.UnixListener, systemd *manager, log *slog.Logger) error {
+	if why != "" {
+		log.Info("no namespaces", "why", why)
+	}
+	file, err := l.File()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	told := func(err error) {
+		if err != nil {
+			log.Warn("the service manager was not told", "err", err)
+		}
+	}
+	status, err := sandbox.Supervise(mode, []*os.File{file}, func() { told(systemd.ready()) }, func() { told(systemd.stopping()) })
+	if err == nil && status != 0 {
+		// It has said why.
+		return &exitError{code: status}
+	}
+	return err
+}
+
+// serveInherited is the confined process.
+func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child, box sandbox.Options, opts passthrough.Options) error {
+	l, err := asListener(child.Files[0])
+	if err != nil {
+		return err
+	}
+	l.SetUnlinkOnClose(false)
+	return f.serve(ctx, l, box, opts, child.Ready, func() error { return nil })
+}
+
+// serve confines this process and serves until it is told to end.
+func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	s, err := virtiofs.New(l, virtiofs.Options{Tag: f.tag, Queues: f.queues, Logger: box.Logger})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	// Here what is outside of DIR, or on the network, is opened.
+	dir, err := sandbox.Enter(box)
+	if err != nil {
+		return fmt.Errorf("--sandbox: %w", err)
+	}
+	opts.Landlocked = box.Mode != sandbox.None
+	newFS := func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		fs, err := passthrough.New(dir, opts)
+		if err != nil {
+			return nil, nil, err
+		}
+		mount := fs.MountOptions()
+		// A stock virtiofs guest cannot interrupt a request, so that a process that waits for a
+		// lock could not be killed. Without remote locks they work within the guest.
+		mount.EnableLocks = false
+		return session{fs, box.Logger}, &mount, nil
+	}
+	// Here what needs CAP_SYS_ADMIN is opened.
+	if err := sandbox.Seal(box, dir); err != nil {
+		return fmt.Errorf("--sandbox: %w", err)
+	}
+	// What would fail in the guest's mount shall fail here.
+	probe, err := passthrough.New(dir, opts)
+	if err != nil {
+		return err
+	}
+	if err := probe.Close(); err != nil {
+		return err
+	}
+	box.Logger.Info("waiting for a virtual machine monitor", "source", box.Dir, "socket", l.Addr(), "sandbox", string(box.Mode))
+	if err := ready(); err != nil {
+		return fmt.Errorf("tell that we are ready: %w", err)
+	}
+	err = s.Serve(ctx, newFS)
+	return errors.Join(err, stopping())
+}
+
+func (f *virtiofsFlags) box(mode sandbox.Mode, dir string, log *slog.Logger) sandbox.Options {
+	return sandbox.Options{Mode: mode, Dir: dir, NoHandles: f.fileHandles == "never", Logger: log}
+}
