@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -61,11 +62,16 @@ func (c *Conn) Has(name string) bool {
 	return false
 }
 
+// Shares reports, on either side, whether both have the capability.
+func (c *Conn) Shares(name string) bool {
+	return c.Has(name) && slices.Contains(c.opts.Caps, name)
+}
+
 // NetConn is the connection below. Reading or writing it breaks the Conn.
 func (c *Conn) NetConn() net.Conn { return c.nc }
 
-// Read returns the next message. A Ping is answered before it is returned; an Error is
-// returned as the error that it is.
+// Read returns the next message. A Ping is answered before it is returned, unless it asks for
+// a barrier that both sides know of; an Error is returned as the error that it is.
 func (c *Conn) Read() (Message, error) {
 	m, err := c.dec.Decode()
 	if err != nil {
@@ -75,6 +81,9 @@ func (c *Conn) Read() (Message, error) {
 	case *Error:
 		return nil, m
 	case *Ping:
+		if m.Sync && c.Shares(CapBarrier) {
+			break // the reader's to answer
+		}
 		if err := c.Write(&Pong{ID: m.ID}); err != nil {
 			return nil, err
 		}

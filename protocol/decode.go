@@ -157,9 +157,33 @@ func (d *Decoder) body(t Type) Message {
 	case TypeAck:
 		return &Ack{Seq: r.single("seq")}
 	case TypePing:
-		return &Ping{ID: r.single("id")}
+		m := &Ping{}
+		r.fields(func(key string) bool {
+			switch key {
+			case "id":
+				m.ID = r.uint(math.MaxUint64)
+			case "sync":
+				m.Sync = r.bool()
+			default:
+				return false
+			}
+			return true
+		})
+		return m
 	case TypePong:
-		return &Pong{ID: r.single("id")}
+		m := &Pong{}
+		r.fields(func(key string) bool {
+			switch key {
+			case "id":
+				m.ID = r.uint(math.MaxUint64)
+			case "seq":
+				m.Seq = r.uint(math.MaxUint64)
+			default:
+				return false
+			}
+			return true
+		})
+		return m
 	}
 	r.fail("message type")
 	return nil
@@ -261,6 +285,8 @@ func (d *Decoder) subscribed() *Subscribed {
 			m.Next = r.uint(math.MaxUint64)
 		case "head":
 			m.Head = r.uint(math.MaxUint64)
+		case "id":
+			d.identity(&m.Object)
 		default:
 			return false
 		}

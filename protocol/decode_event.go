@@ -70,6 +70,22 @@ func (d *Decoder) event(ev *Event) {
 			ev.Pid = r.int32()
 		case "id":
 			d.identity(&ev.Object)
+		case "dfid":
+			d.identity(&ev.Dir)
+		case "nfid":
+			d.identity(&ev.NewDir)
+		case "oid":
+			d.identity(&ev.Other)
+		case "od":
+			ev.OtherIsDir = r.bool()
+		case "v":
+			ev.Verify = r.bool()
+		case "origin":
+			ev.Origin = r.text(MaxOrigin)
+		case "st":
+			ev.FromState = r.state()
+		case "ts":
+			ev.ToState = r.state()
 		default:
 			r.skip()
 		}
@@ -132,6 +148,29 @@ func (r *reader) dir(old string) string {
 
 func component(s string) bool {
 	return s != "" && s != "." && s != ".." && strings.IndexByte(s, 0) < 0 && strings.IndexByte(s, '/') < 0
+}
+
+// state reads what a place showed; elements of the future are skipped.
+func (r *reader) state() State {
+	s := State{Known: true}
+	if r.null() {
+		return s
+	}
+	n := r.arrayLen()
+	if n < 5 {
+		r.fail("state of five elements expected")
+		return State{}
+	}
+	s.Exists = true
+	s.Ino = r.uint(math.MaxUint64)
+	s.Size = r.uint(math.MaxUint64)
+	s.Mtime = r.int()
+	s.Ctime = r.int()
+	s.Same = r.bool()
+	for ; n > 5 && r.err == nil; n-- {
+		r.skip()
+	}
+	return s
 }
 
 // maxHandle is MAX_HANDLE_SZ of name_to_handle_at(2).

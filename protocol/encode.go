@@ -56,22 +56,29 @@ func (w *writer) message(m Message) {
 	case *Subscribe:
 		w.subscribe(m)
 	case *Subscribed:
-		w.mapLen(4)
+		w.mapLen(4 + count(!m.Object.IsZero()))
 		w.keyBin("root", m.Root)
 		w.keyBin("stream", string(m.Stream))
 		w.keyUint("next", m.Next)
 		w.keyUint("head", m.Head)
+		w.keyIdentity("id", &m.Object)
 	case *Events:
 		w.events(m)
 	case *Ack:
 		w.mapLen(1)
 		w.keyUint("seq", m.Seq)
 	case *Ping:
-		w.mapLen(1)
+		w.mapLen(1 + count(m.Sync))
 		w.keyUint("id", m.ID)
+		if m.Sync {
+			w.keyBool("sync", true)
+		}
 	case *Pong:
-		w.mapLen(1)
+		w.mapLen(1 + count(m.Seq != 0))
 		w.keyUint("id", m.ID)
+		if m.Seq != 0 {
+			w.keyUint("seq", m.Seq)
+		}
 	case *Gap:
 		w.mapLen(4)
 		w.keyUint("first", m.First)
@@ -139,7 +146,8 @@ func (w *writer) events(m *Events) {
 // places, nil standing for the unknown one.
 func (w *writer) event(ev *Event) {
 	two := ev.Op == OpRename || ev.Op == OpExchange || ev.To.Known()
-	w.mapLen(4 + count(two, ev.IsDir, ev.Cookie != 0, ev.Pid != 0, !ev.Object.IsZero()))
+	w.mapLen(4 + count(two, ev.IsDir, ev.Cookie != 0, ev.Pid != 0, !ev.Object.IsZero(), !ev.Dir.IsZero(), !ev.NewDir.IsZero(),
+		!ev.Other.IsZero(), ev.OtherIsDir, ev.Verify, ev.Origin != "", ev.FromState.Known, ev.ToState.Known))
 	w.keyUint("s", ev.Seq)
 	w.key("t")
 	if ev.Time.IsZero() {
@@ -164,10 +172,47 @@ func (w *writer) event(ev *Event) {
 		w.key("p")
 		w.int(int64(ev.Pid))
 	}
-	if !ev.Object.IsZero() {
-		w.key("id")
-		w.identity(&ev.Object)
+	w.keyIdentity("id", &ev.Object)
+	w.keyIdentity("dfid", &ev.Dir)
+	w.keyIdentity("nfid", &ev.NewDir)
+	w.keyIdentity("oid", &ev.Other)
+	if ev.OtherIsDir {
+		w.keyBool("od", true)
 	}
+	if ev.Verify {
+		w.keyBool("v", true)
+	}
+	if ev.Origin != "" {
+		w.keyBin("origin", ev.Origin)
+	}
+	w.keyState("st", &ev.FromState)
+	w.keyState("ts", &ev.ToState)
+}
+
+// keyIdentity writes nothing for an unknown object.
+func (w *writer) keyIdentity(k string, id *Identity) {
+	if !id.IsZero() {
+		w.key(k)
+		w.identity(id)
+	}
+}
+
+// keyState writes nothing for an unknown state, and nil for an absent entry.
+func (w *writer) keyState(k string, s *State) {
+	if !s.Known {
+		return
+	}
+	w.key(k)
+	if !s.Exists {
+		w.null()
+		return
+	}
+	w.arrayLen(5)
+	w.uint(s.Ino)
+	w.uint(s.Size)
+	w.int(s.Mtime)
+	w.int(s.Ctime)
+	_ = w.enc.EncodeBool(s.Same)
 }
 
 func (w *writer) place(p Place) {

@@ -36,6 +36,8 @@ const (
 	MaxGlob = 256
 	// MaxWindow bounds Subscribe.Window.
 	MaxWindow = 1 << 10
+	// MaxOrigin bounds Event.Origin in bytes.
+	MaxOrigin = 255
 	// MaxText bounds a text for people in bytes.
 	MaxText = 1 << 10
 )
@@ -55,6 +57,14 @@ const (
 	TypePong       Type = 8
 	TypeGap        Type = 9
 	TypeError      Type = 10
+)
+
+// The capabilities.
+const (
+	// CapState: the subscriber wants Event.FromState and ToState.
+	CapState = "state"
+	// CapBarrier: the server answers Ping.Sync.
+	CapBarrier = "barrier"
 )
 
 // Op is an event's operation on the wire.
@@ -143,6 +153,36 @@ type Event struct {
 	Cookie uint32
 	Pid    int32    // "p": the thread group that did it, on the host
 	Object Identity // "id"
+	// Dir ("dfid") is From's directory, NewDir ("nfid") To's.
+	Dir    Identity
+	NewDir Identity
+	// Other ("oid") is an exchange's other object, which was at To, and OtherIsDir
+	// ("od") whether it is a directory.
+	Other      Identity
+	OtherIsDir bool
+	// Verify ("v") says that the host may have merged later changes of the same names
+	// into this event.
+	Verify bool
+	// Origin ("origin") is the name that the server gives to the process that did it.
+	Origin string
+	// FromState ("st") and ToState ("ts") are what the places showed on the host when
+	// the event was sent.
+	FromState State
+	ToState   State
+}
+
+// State is what a place showed at some time, for a receiver that sees the same directory
+// through a cache and wants to know when that has caught up. The zero State is not known.
+type State struct {
+	Known bool
+	// Exists: the fields below count.
+	Exists bool
+	Ino    uint64
+	Size   uint64
+	Mtime  int64 // nanoseconds since 1970
+	Ctime  int64
+	// Same says that it was still the object that the event is about.
+	Same bool
 }
 
 // Identity names a file system object of the host for its whole life. It is
@@ -218,10 +258,11 @@ const DefaultWindow = 32
 
 // Subscribed answers Subscribe.
 type Subscribed struct {
-	Root   string // "root"
-	Stream []byte // "stream": 16 bytes; another one means another numbering
-	Next   uint64 // "next": where the first range that follows begins
-	Head   uint64 // "head": the last sequence that exists
+	Root   string   // "root"
+	Stream []byte   // "stream": 16 bytes; another one means another numbering
+	Next   uint64   // "next": where the first range that follows begins
+	Head   uint64   // "head": the last sequence that exists
+	Object Identity // "id": of the root's directory
 }
 
 // Events are changes in the order of their sequence, and the range that they
@@ -245,11 +286,15 @@ type Ack struct {
 // Ping asks for a Pong with the same ID.
 type Ping struct {
 	ID uint64 // "id"
+	// Sync ("sync") asks the server, if it has CapBarrier, to answer when every change that was
+	// made before has its sequence.
+	Sync bool
 }
 
 // Pong answers a Ping.
 type Pong struct {
-	ID uint64 // "id"
+	ID  uint64 // "id"
+	Seq uint64 // "seq": to a Sync: the last sequence that existed then
 }
 
 // Reason says why there is a gap.

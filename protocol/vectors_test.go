@@ -50,6 +50,10 @@ func goodVectors() []goodVector {
 	at := time.Unix(1790000000, 123456789)
 	sealer := NewSealer(seq(32, 0x40))
 	id := sealer.Seal(notify.Object{FS: 0x1122334455667788, Type: 1, Handle: string(seq(8, 1))})
+	seal := func(from byte) Identity {
+		return sealer.Seal(notify.Object{FS: 0x1122334455667788, Type: 1, Handle: string(seq(8, from))})
+	}
+	dir, sub, other := seal(0x10), seal(0x20), seal(0x30)
 	cn, sn := seq(32, 0x00), seq(32, 0x80)
 	return []goodVector{
 		{"hello-client", "the client opens", &Hello{Version: 1, MinVersion: 1, Caps: []string{}, Agent: "example/1.0", Nonce: cn}},
@@ -58,7 +62,10 @@ func goodVectors() []goodVector {
 		{"subscribe", "everything from now on", &Subscribe{Root: "src", Mask: notify.DefaultMask}},
 		{"subscribe-resume", "continue after 41; Go files only, nothing folded", &Subscribe{Root: "src", Mask: notify.Create | notify.Delete, Include: []string{"*.go"}, Exclude: []string{"vendor/**"}, Resume: true, From: 41, Stream: seq(16, 0xa0), Compact: CompactNever, Window: 8}},
 		{"subscribed", "it continues with 42", &Subscribed{Root: "src", Stream: seq(16, 0xa0), Next: 42, Head: 99}},
+		{"subscribed-root", "the same, and the identity of the root", &Subscribed{Root: "src", Stream: seq(16, 0xa0), Next: 42, Head: 99, Object: dir}},
 		{"events", "a create with everything known", &Events{First: 42, Last: 42, Events: []Event{{Seq: 42, Time: at, Op: OpCreate, From: Place{"dir/sub", "f"}, Pid: 4711, Object: id}}}},
+		{"events-state", "a write; the file as it was on the host when this was sent, and who did it", &Events{First: 42, Last: 42, Events: []Event{{Seq: 42, Time: at, Op: OpModify, From: Place{"", "f"}, Object: id, Dir: dir, Origin: "guest1", FromState: State{Known: true, Exists: true, Ino: 99, Size: 4096, Mtime: at.UnixNano(), Ctime: at.UnixNano(), Same: true}}}}},
+		{"events-exchange", "an exchange with a directory in another directory, one of the names being gone again", &Events{First: 42, Last: 42, Events: []Event{{Seq: 42, Time: at, Op: OpExchange, From: Place{"", "f"}, To: Place{"sub", "d"}, Object: id, Dir: dir, NewDir: sub, Other: other, OtherIsDir: true, Verify: true, FromState: State{Known: true}}}}},
 		{"events-rename", "a rename, one event, both places and a cookie", &Events{First: 43, Last: 43, Events: []Event{{Seq: 43, Time: at, Op: OpRename, IsDir: true, From: Place{"", "old"}, To: Place{"dir", "new"}, Cookie: 77}}}},
 		{"events-moved-in", "a rename from outside: its source is the placeholder", &Events{First: 44, Last: 44, Events: []Event{{Seq: 44, Time: at, Op: OpRename, To: Place{"dir", "new"}}}}},
 		{"events-moved-out", "a rename to outside: its destination is the placeholder", &Events{First: 45, Last: 45, Events: []Event{{Seq: 45, Time: at, Op: OpRename, From: Place{"dir", "new"}}}}},
@@ -67,6 +74,8 @@ func goodVectors() []goodVector {
 		{"ack", "everything up to 60 has been dealt with", &Ack{Seq: 60}},
 		{"ping", "are you there", &Ping{ID: 7}},
 		{"pong", "yes", &Pong{ID: 7}},
+		{"ping-sync", "tell me when every earlier change has its sequence", &Ping{ID: 8, Sync: true}},
+		{"pong-sync", "the last one was 99", &Pong{ID: 8, Seq: 99}},
 		{"gap", "61 to 1000 fell off the journal; compare dir/sub", &Gap{First: 61, Last: 1000, Scope: "dir/sub", Reason: GapJournal}},
 		{"gap-stream", "another stream: compare everything", &Gap{First: 1, Last: 0, Reason: GapStream}},
 		{"error", "no such root", &Error{Code: CodeNoRoot, Text: "no root \"tmp\""}},

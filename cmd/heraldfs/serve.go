@@ -33,6 +33,7 @@ type serveFlags struct {
 	events         string
 	maxSubscribers int
 	backend        string
+	origins        []string
 	log            logFlags
 }
 
@@ -101,6 +102,7 @@ As root there is nothing to set up (fanotify); otherwise each directory is watch
 	fs.IntVar(&f.journalMiB, "journal-size", 128, "how many `MiB` of memory it may take")
 	fs.StringVarP(&f.events, "events", "e", "default", "what is heard of, comma separated: default is every change, all adds opens and reads")
 	fs.IntVar(&f.maxSubscribers, "max-subscribers", 1024, "how many may be connected")
+	fs.StringArrayVar(&f.origins, "origin", nil, "`NAME=PID|COMM`: call what this process does NAME (PID and its children, or every\nprocess with this name), so that a mount behind a file server knows its own changes; may be repeated")
 	fs.StringVar(&f.backend, "watcher", watcher.Auto, "how changes are heard of: auto, fanotify or inotify")
 	f.log.register(fs)
 	return cmd
@@ -200,6 +202,10 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 	if bad != "" {
 		return fmt.Errorf("--events: unknown event %q", bad)
 	}
+	origins, err := parseOrigins(f.origins)
+	if err != nil {
+		return err
+	}
 	sec, err := f.security.load()
 	if err != nil {
 		return err
@@ -221,19 +227,24 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 			return err
 		}
 		log := logger.With("served", r.name)
-		r.stream, err = stream.Open(stream.Options{
-			Dir: dir, JournalEvents: f.journalEvents, JournalBytes: f.journalMiB << 20, Logger: log,
-		})
-		if err != nil {
-			return err
-		}
-		defer r.stream.Close()
 		t, err := tree.Open(tree.Options{Roots: []string{r.dir}, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: log})
 		if err != nil {
 			return watchAdvice(err)
 		}
 		defer t.Close()
+		r.stream, err = stream.Open(stream.Options{
+			Dir: dir, JournalEvents: f.journalEvents, JournalBytes: f.journalMiB << 20, Logger: log,
+			Root: t.RootObject(0), Barrier: t.Barrier,
+		})
+		if err != nil {
+			return err
+		}
+		defer r.stream.Close()
 		r.source = newTreeSource(t)
+		r.source.wanted = r.stream.WantsState
+		if len(origins.rules) > 0 {
+			r.source.origin = newOriginCache(origins).name
+		}
 	}
 	s := &serving{flags: f, log: logger, sec: sec, roots: roots, allow: allow, urls: urls}
 	return s.run(ctx)

@@ -155,7 +155,7 @@ func (s *serving) listeners(ctx context.Context) (list []listener, err error) {
 func (s *serving) options(u *transport.URL) stream.ServerOptions {
 	o := stream.ServerOptions{
 		Streams: make(map[string]*stream.Stream), Check: u.Check,
-		Conn:           protocol.Options{Agent: agent()},
+		Conn:           protocol.Options{Agent: agent(), Caps: stream.Caps()},
 		MaxSubscribers: s.flags.maxSubscribers, Logger: s.log,
 		Allow: func(c net.Conn, root string) bool {
 			subjects, limited := s.allow[root]

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/protocol"
 	"github.com/heraldfs/heraldfs/server/stream"
 	"github.com/heraldfs/heraldfs/watcher/tree"
@@ -16,8 +17,13 @@ type treeSource struct {
 	ready chan struct{} // closed when nothing is missed any more
 	once  sync.Once
 
+	// wanted says whether somebody has a use for states; origin names a process. Both may be nil.
+	wanted func() bool
+	origin func(pid int32) string
+
 	overflow bool // a rescan that follows is because of it
 	buf      []stream.Record
+	states   map[string]tree.State // of this batch
 }
 
 func newTreeSource(t *tree.Tree) *treeSource {
@@ -29,6 +35,7 @@ func (s *treeSource) Run(ctx context.Context, emit func([]stream.Record)) error 
 	return s.tree.Run(ctx, func(records []tree.Record) {
 		s.buf = s.buf[:0]
 		ready := false
+		clear(s.states)
 		for i := range records {
 			r := &records[i]
 			if r.Type == tree.TypeReady {
@@ -63,13 +70,43 @@ func (s *treeSource) record(r *tree.Record) (stream.Record, bool) {
 		return stream.Record{Lost: why, Scope: scopeOf(r.Path)}, true
 	}
 	op := opOf(r.Type)
-	rec := stream.Record{Op: op, IsDir: r.IsDir, Cookie: r.Cookie, Pid: r.Pid, Time: r.Time}
+	rec := stream.Record{Op: op, IsDir: r.IsDir, Cookie: r.Cookie, Pid: r.Pid, Time: r.Time,
+		Object: r.Object, Other: r.Other, OtherIsDir: r.OtherIsDir, Verify: r.Verify}
+	states := s.wanted != nil && s.wanted()
 	if op == protocol.OpRename || op == protocol.OpExchange {
 		rec.From, rec.To = placeOf(r.OldPath), placeOf(r.Path)
+		rec.Dir, rec.NewDir = r.OldDir, r.Dir
+		if states {
+			rec.ToState = s.state(r.Path, r.Object)
+			rec.FromState = s.state(r.OldPath, r.Other)
+		}
 	} else {
-		rec.From = placeOf(r.Path)
+		rec.From, rec.Dir = placeOf(r.Path), r.Dir
+		if states {
+			rec.FromState = s.state(r.Path, r.Object)
+		}
+	}
+	if s.origin != nil && r.Pid != 0 {
+		rec.Origin = s.origin(r.Pid)
 	}
 	return rec, op != 0
+}
+
+// state is what path shows now. Records of one batch share a look.
+func (s *treeSource) state(path string, obj notify.Object) protocol.State {
+	if path == "" {
+		return protocol.State{}
+	}
+	st, ok := s.states[path]
+	if !ok {
+		st = s.tree.State(0, path)
+		if s.states == nil {
+			s.states = make(map[string]tree.State)
+		}
+		s.states[path] = st
+	}
+	return protocol.State{Known: st.Known, Exists: st.Exists, Ino: st.Ino, Size: st.Size, Mtime: st.Mtime, Ctime: st.Ctime,
+		Same: st.Exists && !obj.IsZero() && st.Object == obj}
 }
 
 // opOf and typeOf return 0 for what the other side does not have.

@@ -251,7 +251,7 @@ func (h *urlHandler) Events(m *protocol.Events) error {
 			break // and print what was enough
 		}
 		ev := &m.Events[i]
-		r := tree.Record{Type: typeOf(ev.Op), IsDir: ev.IsDir, Path: ev.From.Path(), Cookie: ev.Cookie, Pid: ev.Pid, Time: ev.Time}
+		r := tree.Record{Type: typeOf(ev.Op), IsDir: ev.IsDir, Path: ev.From.Path(), Cookie: ev.Cookie, Pid: ev.Pid, Time: ev.Time, Origin: ev.Origin}
 		if ev.Op == protocol.OpRename || ev.Op == protocol.OpExchange {
 			r.OldPath, r.Path = r.Path, ev.To.Path()
 		}

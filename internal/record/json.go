@@ -42,6 +42,10 @@ func (j *jsonLines) append(dst []byte, seq uint64, r *tree.Record) []byte {
 		dst = append(dst, `,"pid":`...)
 		dst = strconv.AppendInt(dst, int64(r.Pid), 10)
 	}
+	if r.Origin != "" {
+		dst = append(dst, `,"origin":`...)
+		dst = jsonString(dst, r.Origin)
+	}
 	dst = append(dst, '}')
 	return append(dst, j.end...)
 }

@@ -49,6 +49,8 @@ type Options struct {
 	// doubles. 0 is 100 milliseconds and 10 seconds.
 	MinBackoff time.Duration
 	MaxBackoff time.Duration
+	// Barriers, if set, can be waited for. Conn.Caps must have protocol.CapBarrier.
+	Barriers *Barriers
 	// Logger is told of connections; nil is silent.
 	Logger *slog.Logger
 }
@@ -97,6 +99,10 @@ func Run(ctx context.Context, o Options, h Handler) error {
 	if o.Subscribe.Window == 0 || o.Subscribe.Window > protocol.MaxWindow {
 		o.Subscribe.Window = protocol.DefaultWindow
 	}
+	if o.Barriers == nil {
+		o.Barriers = &Barriers{}
+	}
+	defer o.Barriers.end()
 	r := &runner{Options: o, h: h}
 	if o.Since != nil {
 		r.pos = &Position{Stream: o.Since.Stream, Seq: o.Since.Seq}
@@ -176,9 +182,10 @@ func (r *runner) connection(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() {
 		defer close(queue)
-		done <- read(c, queue)
+		done <- r.read(c, queue)
 	}()
 	err = r.take(c, queue)
+	r.Barriers.disconnected()
 	_ = c.Close()
 	for range queue { // let the reader end
 	}
@@ -198,13 +205,15 @@ func explain(c *protocol.Conn, err error) error {
 }
 
 // read fills the queue until the connection ends.
-func read(c *protocol.Conn, queue chan<- protocol.Message) error {
+func (r *runner) read(c *protocol.Conn, queue chan<- protocol.Message) error {
 	for {
 		m, err := c.Read()
 		if err != nil {
 			return err
 		}
-		switch m.(type) {
+		switch p := m.(type) {
+		case *protocol.Pong:
+			r.Barriers.pong(p)
 		case *protocol.Subscribed, *protocol.Events, *protocol.Gap:
 			select {
 			case queue <- m:
@@ -226,7 +235,7 @@ func (r *runner) take(c *protocol.Conn, queue <-chan protocol.Message) error {
 				return fmt.Errorf("subscribed twice: %w", protocol.ErrProtocol)
 			}
 			subscribed = true
-			err = r.subscribed(m)
+			err = r.subscribed(c, m)
 		case *protocol.Events:
 			err = r.covered(c, subscribed, m.First, m.Last, func() error { return r.h.Events(m) })
 		case *protocol.Gap:
@@ -239,7 +248,7 @@ func (r *runner) take(c *protocol.Conn, queue <-chan protocol.Message) error {
 	return nil
 }
 
-func (r *runner) subscribed(s *protocol.Subscribed) error {
+func (r *runner) subscribed(c *protocol.Conn, s *protocol.Subscribed) error {
 	if len(s.Stream) != protocol.StreamSize || s.Next == 0 {
 		return fmt.Errorf("subscribed without a stream: %w", protocol.ErrProtocol)
 	}
@@ -256,6 +265,7 @@ func (r *runner) subscribed(s *protocol.Subscribed) error {
 	if err := r.h.Connected(s); err != nil {
 		return errHandler{err}
 	}
+	r.Barriers.connected(c, s.Next-1)
 	return nil
 }
 
@@ -269,5 +279,6 @@ func (r *runner) covered(c *protocol.Conn, subscribed bool, first, last uint64, 
 	}
 	r.next = last + 1
 	r.pos = &Position{Stream: r.stream, Seq: last}
+	r.Barriers.covered(last)
 	return c.Write(&protocol.Ack{Seq: last})
 }

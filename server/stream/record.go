@@ -17,8 +17,15 @@ type Record struct {
 	To     protocol.Place
 	Cookie uint32
 	Pid    int32
-	Object notify.Object
-	Time   time.Time
+	// Object is what the event is about; Dir and NewDir are the directories of From and To, and
+	// Other is an exchange's other object.
+	Object, Dir, NewDir, Other notify.Object
+	OtherIsDir                 bool
+	// Verify, Origin and the states are as in protocol.Event.
+	Verify             bool
+	Origin             string
+	FromState, ToState protocol.State
+	Time               time.Time
 	// Lost, if not zero, makes it a gap: what is below Scope has to be compared. The fields
 	// above do not count then.
 	Lost  protocol.Reason
@@ -64,6 +71,20 @@ type maker struct {
 	enc    protocol.EventEncoder
 	sealer *protocol.Sealer
 	buf    []byte
+	// dir is the last directory that was sealed: the next event is likely in the same.
+	dir   notify.Object
+	dirID protocol.Identity
+}
+
+// sealDir is Seal for directories.
+func (m *maker) sealDir(obj notify.Object) protocol.Identity {
+	if obj.IsZero() {
+		return protocol.Identity{}
+	}
+	if obj != m.dir {
+		m.dir, m.dirID = obj, m.sealer.Seal(obj)
+	}
+	return m.dirID
 }
 
 func (m *maker) make(seq uint64, r *Record) *entry {
@@ -79,6 +100,8 @@ func (m *maker) make(seq uint64, r *Record) *entry {
 	ev := protocol.Event{
 		Seq: seq, Time: r.Time, Op: r.Op, IsDir: r.IsDir, From: r.From, To: r.To,
 		Cookie: r.Cookie, Pid: r.Pid, Object: m.sealer.Seal(r.Object),
+		Dir: m.sealDir(r.Dir), NewDir: m.sealDir(r.NewDir), Other: m.sealer.Seal(r.Other), OtherIsDir: r.OtherIsDir,
+		Verify: r.Verify, Origin: r.Origin, FromState: r.FromState, ToState: r.ToState,
 	}
 	m.buf = m.enc.AppendEvent(m.buf[:0], &ev)
 	return entryOf(&ev, append(make([]byte, 0, len(m.buf)), m.buf...))

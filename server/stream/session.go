@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,7 @@ type session struct {
 	window  int
 
 	wake   chan struct{} // something to send, or room to
+	quiet  atomic.Bool   // send an empty range, too
 	behind chan struct{} // what is not read is about to be dropped
 	at     atomic.Uint64 // cursor, for Publish, which must not wait for mu
 
@@ -53,7 +55,7 @@ func nudge(c chan struct{}) {
 func (s *session) run(ctx context.Context, ping time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(s.listen()) })
+	wg.Go(func() { cancel(s.listen(ctx, &wg)) })
 	wg.Go(func() {
 		// A write that is stuck ends only with the connection.
 		<-ctx.Done()
@@ -68,15 +70,50 @@ func (s *session) run(ctx context.Context, ping time.Duration) error {
 }
 
 // listen takes what the subscriber says.
-func (s *session) listen() error {
+func (s *session) listen(ctx context.Context, wg *sync.WaitGroup) error {
+	slots := make(chan struct{}, maxBarriers)
 	for {
 		m, err := s.conn.Read()
 		if err != nil {
 			return err
 		}
-		if ack, ok := m.(*protocol.Ack); ok {
-			s.acked(ack.Seq)
+		switch m := m.(type) {
+		case *protocol.Ack:
+			s.acked(m.Seq)
+		case *protocol.Ping:
+			if !m.Sync || !s.conn.Shares(protocol.CapBarrier) {
+				continue // answered
+			}
+			select {
+			case slots <- struct{}{}:
+			default:
+				return fmt.Errorf("more than %d barriers: %w", maxBarriers, protocol.ErrProtocol)
+			}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				s.barrier(ctx, m.ID)
+			})
 		}
+	}
+}
+
+// maxBarriers bounds the barriers that a subscriber may wait for at a time.
+const maxBarriers = 4
+
+// barrier answers a Ping.Sync. If it fails the subscriber hears nothing; the end of its
+// connection is near then.
+func (s *session) barrier(ctx context.Context, id uint64) {
+	if wait := s.st.opts.Barrier; wait != nil {
+		if err := wait(ctx); err != nil {
+			s.st.log.Debug("barrier", "err", err)
+			return
+		}
+	}
+	_, head := s.st.journal.bounds()
+	if err := s.conn.Write(&protocol.Pong{ID: id, Seq: head}); err == nil {
+		// What was filtered is not sent by itself; the subscriber waits for the number.
+		s.quiet.Store(true)
+		nudge(s.wake)
 	}
 }
 
@@ -97,8 +134,12 @@ func (s *session) send(ctx context.Context, every time.Duration) error {
 	defer ping.Stop()
 	var pings uint64
 	for {
-		m := s.next(false)
+		quiet := s.quiet.Swap(false)
+		m := s.next(quiet)
 		if m == nil {
+			if quiet {
+				s.quiet.Store(true) // there may have been no room
+			}
 			select {
 			case <-ctx.Done():
 				return context.Cause(ctx)

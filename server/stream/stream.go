@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/protocol"
 )
 
@@ -28,6 +29,10 @@ type Options struct {
 	BacklogEvents int
 	BacklogBytes  int
 	BacklogTotal  int
+	// Root is the directory that the stream is about, if it has an identity.
+	Root notify.Object
+	// Barrier, if set, returns when every change that was made before the call was published.
+	Barrier func(ctx context.Context) error
 	// Logger is told of gaps, sessions and the journal; nil is silent.
 	Logger *slog.Logger
 }
@@ -54,6 +59,7 @@ type Stream struct {
 	opts    Options
 	log     *slog.Logger
 	id      []byte
+	root    protocol.Identity
 	journal journal
 	// backlogs is the bytes in all sessions' backlogs.
 	backlogs atomic.Int64
@@ -64,9 +70,18 @@ type Stream struct {
 	resumed bool  // what happened while nobody listened is still to be told
 	batch   []*entry
 
+	// wanted counts the sessions whose subscribers want states.
+	wanted atomic.Int64
+
 	mu       sync.RWMutex
 	sessions map[*session]struct{}
 }
+
+// Caps are what Streams can do, for protocol.Options.
+func Caps() []string { return []string{protocol.CapState, protocol.CapBarrier} }
+
+// WantsState reports whether a subscriber has a use for Record.FromState and ToState.
+func (st *Stream) WantsState() bool { return st.wanted.Load() > 0 }
 
 // Open makes a Stream, with what its journal on disk remembers.
 func Open(o Options) (*Stream, error) {
@@ -90,6 +105,7 @@ func Open(o Options) (*Stream, error) {
 		}
 	}
 	st.maker.sealer = protocol.NewSealer(secret)
+	st.root = st.maker.sealer.Seal(o.Root)
 	return st, nil
 }
 
@@ -222,7 +238,11 @@ func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Su
 		s.moveLocked(next)
 	}
 	st.log.Info("subscribed", "peer", c.NetConn().RemoteAddr(), "next", next, "oldest", first, "head", head)
-	if err := c.Write(&protocol.Subscribed{Root: sub.Root, Stream: st.id, Next: next, Head: head}); err != nil {
+	if c.Shares(protocol.CapState) {
+		st.wanted.Add(1)
+		defer st.wanted.Add(-1)
+	}
+	if err := c.Write(&protocol.Subscribed{Root: sub.Root, Stream: st.id, Next: next, Head: head, Object: st.root}); err != nil {
 		return err
 	}
 	st.mu.Lock()

@@ -246,12 +246,13 @@ func (e *engine) renamed(ev *notify.Event, oldRoot int, oldPath string, root int
 	if oldRoot < 0 && root < 0 {
 		return
 	}
-	r := Record{Type: TypeRename, IsDir: ev.IsDir, Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time)}
+	r := Record{Type: TypeRename, IsDir: ev.IsDir, Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time),
+		Object: ev.Object, Verify: ev.Verify}
 	if root >= 0 {
-		r.Root, r.Path = root, path
+		r.Root, r.Path, r.Dir = root, path, ev.NewDir
 	}
 	if oldRoot >= 0 {
-		r.OldRoot, r.OldPath = oldRoot, oldPath
+		r.OldRoot, r.OldPath, r.OldDir = oldRoot, oldPath, ev.Dir
 	}
 	if root < 0 {
 		r.Root = oldRoot
@@ -268,11 +269,14 @@ func (e *engine) applyExchange(ev *notify.Event) {
 	root, path := e.tab.entry(to, ev.NewName)
 	if oldRoot >= 0 && root >= 0 {
 		e.emit(Record{Type: TypeExchange, IsDir: ev.IsDir, Root: root, Path: path, OldRoot: oldRoot, OldPath: oldPath,
-			Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time)})
+			Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time), Object: ev.Object, Dir: ev.NewDir, OldDir: ev.Dir,
+			Other: ev.NewObject, OtherIsDir: ev.NewIsDir, Verify: ev.Verify})
 	} else {
 		// Seen from inside, one object left and another one took its name.
 		e.renamed(ev, oldRoot, oldPath, root, path)
-		e.renamed(ev, root, path, oldRoot, oldPath)
+		back := *ev
+		back.Dir, back.NewDir, back.Object, back.IsDir = ev.NewDir, ev.Dir, ev.NewObject, ev.NewIsDir
+		e.renamed(&back, root, path, oldRoot, oldPath)
 	}
 	e.moves++
 	a, b := e.child(from, ev.Name, ev.Object), e.child(to, ev.NewName, ev.NewObject)

@@ -97,7 +97,7 @@ func (e *engine) exists(dir notify.Object, name string) (yes, ok bool) {
 func (e *engine) applyCheck(i int) {
 	c := e.buf[i].check
 	ev := c.ev
-	ev.Time, ev.Pid, ev.Cookie = time.Now(), 0, 0
+	ev.Time, ev.Pid, ev.Cookie, ev.Verify = time.Now(), 0, 0, false
 	n := e.renamedDir(c)
 	if n != nil || c.found.known {
 		if n != nil && c.found.known {
@@ -113,13 +113,18 @@ func (e *engine) applyCheck(i int) {
 	wrongHere := oldRoot >= 0 && c.here.looked && c.here.exists != here && !e.touched(ev.Dir, ev.Name, i)
 	wrongThere := root >= 0 && c.there.looked && c.there.exists != there && !e.touched(ev.NewDir, ev.NewName, i)
 	if wrongHere && wrongThere && c.here.exists {
+		ev.Dir, ev.NewDir = ev.NewDir, ev.Dir
 		e.renamed(&ev, root, path, oldRoot, oldPath)
 		return
 	}
 	if wrongHere {
+		if c.here.exists {
+			ev.Object = notify.Object{} // nobody has said what it is
+		}
 		e.record(appearance(c.here.exists), &ev, oldRoot, oldPath)
 	}
 	if wrongThere {
+		ev.Dir, ev.Object = ev.NewDir, notify.Object{}
 		e.record(appearance(c.there.exists), &ev, root, path)
 	}
 }
@@ -147,6 +152,7 @@ func (e *engine) checkDir(i int, n *node, found snap, ev *notify.Event) {
 	oldRoot, oldPath := e.tab.entry(from, name)
 	to := e.tab.nodes[found.parent]
 	root, path := e.tab.entry(to, found.name)
+	ev.Dir, ev.NewDir = from.obj, found.parent
 	e.renamed(ev, oldRoot, oldPath, root, path)
 	e.moves++
 	if e.marker == nil {

@@ -286,7 +286,18 @@ func (e *engine) settle(fresh map[notify.Object]snap) {
 }
 
 func (e *engine) record(t Type, ev *notify.Event, root int, path string) {
-	e.emit(Record{Type: t, IsDir: ev.IsDir, Root: root, Path: path, Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time)})
+	r := Record{Type: t, IsDir: ev.IsDir, Root: root, Path: path, Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time),
+		Object: ev.Object, Dir: ev.Dir, Verify: ev.Verify}
+	if ev.Name == "." {
+		r.Object, r.Dir = ev.Dir, notify.Object{}
+		if n := e.tab.nodes[ev.Dir]; n != nil && n.root < 0 && n.parent != nil {
+			r.Dir = n.parent.obj
+		}
+	}
+	if path == "." {
+		r.Dir = notify.Object{}
+	}
+	e.emit(r)
 }
 
 func stamp(t time.Time) time.Time {

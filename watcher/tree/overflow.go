@@ -83,15 +83,15 @@ func (e *engine) rebuild(roots []*scan, now time.Time) {
 	for obj, p := range after {
 		switch was, ok := before[obj]; {
 		case !ok:
-			records = append(records, Record{Type: TypeCreate, IsDir: true, Root: p.root, Path: p.path, Time: now})
+			records = append(records, Record{Type: TypeCreate, IsDir: true, Root: p.root, Path: p.path, Time: now, Object: obj})
 		case was != p && !e.followsParent(obj, was, p, before):
 			records = append(records, Record{Type: TypeRename, IsDir: true, Root: p.root, Path: p.path,
-				OldRoot: was.root, OldPath: was.path, Time: now})
+				OldRoot: was.root, OldPath: was.path, Time: now, Object: obj})
 		}
 	}
 	for obj, was := range before {
 		if _, ok := after[obj]; !ok {
-			records = append(records, Record{Type: TypeDelete, IsDir: true, Root: was.root, Path: was.path, Time: now})
+			records = append(records, Record{Type: TypeDelete, IsDir: true, Root: was.root, Path: was.path, Time: now, Object: obj})
 			e.marker.Unmark(obj)
 		}
 	}

@@ -63,6 +63,15 @@ type Record struct {
 	Cookie  uint32
 	Pid     int32
 	Time    time.Time
+	// Object is what the record is about, Dir the directory that Path's last component is in, and
+	// OldDir OldPath's; Other is an exchange's other object, which was at Path. Zero where the
+	// backend does not know.
+	Object, Dir, OldDir, Other notify.Object
+	// OtherIsDir tells of Other. Verify says that the kernel may have merged later
+	// changes of the same names into this record.
+	OtherIsDir, Verify bool
+	// Origin is not the watch's to know: it is for records that come from elsewhere.
+	Origin string
 }
 
 func (r Record) String() string {
