@@ -107,7 +107,7 @@ func (d *Decoder) message(payload []byte) (Message, error) {
 		return nil, r.err
 	}
 	t := r.uint(math.MaxUint64)
-	if t == 0 || t > uint64(TypeError) {
+	if t == 0 || t > uint64(TypeStatus) {
 		r.skip()
 		return nil, d.end()
 	}
@@ -151,6 +151,19 @@ func (d *Decoder) body(t Type) Message {
 				return false
 			}
 			m.Proof = r.fixed(proofSize)
+			return true
+		})
+		return m
+	case TypeInquire:
+		r.fields(func(string) bool { return false })
+		return &Inquire{}
+	case TypeStatus:
+		m := &Status{}
+		r.fields(func(key string) bool {
+			if key != "json" {
+				return false
+			}
+			m.JSON = []byte(r.text(MaxStatus))
 			return true
 		})
 		return m

@@ -89,6 +89,11 @@ func (w *writer) message(m Message) {
 		w.mapLen(2)
 		w.keyUint("code", uint64(m.Code))
 		w.keyBin("text", m.Text)
+	case *Inquire:
+		w.mapLen(0)
+	case *Status:
+		w.mapLen(1)
+		w.keyBin("json", string(m.JSON))
 	}
 }
 

@@ -22,6 +22,8 @@ var (
 	ErrNoRoot   = errors.New("no such root")
 	ErrBusy     = errors.New("server has too many subscribers")
 	ErrProtocol = errors.New("protocol violation")
+	// ErrForbidden says that this peer may not have what it asked for.
+	ErrForbidden = errors.New("not allowed")
 	// ErrShutdown says that the server is going away.
 	ErrShutdown = errors.New("server is shutting down")
 )
@@ -31,13 +33,14 @@ type Code uint32
 
 // The codes. 0 stands for an error without a code of its own.
 const (
-	CodeInternal Code = 0
-	CodeVersion  Code = 1
-	CodeAuth     Code = 2
-	CodeNoRoot   Code = 3
-	CodeBusy     Code = 4
-	CodeProtocol Code = 5
-	CodeShutdown Code = 6
+	CodeInternal  Code = 0
+	CodeVersion   Code = 1
+	CodeAuth      Code = 2
+	CodeNoRoot    Code = 3
+	CodeBusy      Code = 4
+	CodeProtocol  Code = 5
+	CodeShutdown  Code = 6
+	CodeForbidden Code = 7
 )
 
 // sentinel is the error that belongs to a code, nil if there is none.
@@ -55,6 +58,8 @@ func (c Code) sentinel() error {
 		return ErrProtocol
 	case CodeShutdown:
 		return ErrShutdown
+	case CodeForbidden:
+		return ErrForbidden
 	}
 	return nil
 }
@@ -86,7 +91,7 @@ func (e *Error) Is(target error) bool {
 // Permanent reports whether trying again without a change would fail the same way.
 func (e *Error) Permanent() bool {
 	switch e.Code {
-	case CodeVersion, CodeAuth, CodeNoRoot, CodeProtocol:
+	case CodeVersion, CodeAuth, CodeNoRoot, CodeProtocol, CodeForbidden:
 		return true
 	}
 	return false

@@ -40,6 +40,8 @@ const (
 	MaxOrigin = 255
 	// MaxText bounds a text for people in bytes.
 	MaxText = 1 << 10
+	// MaxStatus bounds a Status in bytes.
+	MaxStatus = 512 << 10
 )
 
 // Type is a message's number on the wire.
@@ -57,6 +59,8 @@ const (
 	TypePong       Type = 8
 	TypeGap        Type = 9
 	TypeError      Type = 10
+	TypeInquire    Type = 11
+	TypeStatus     Type = 12
 )
 
 // The capabilities.
@@ -65,6 +69,8 @@ const (
 	CapState = "state"
 	// CapBarrier: the server answers Ping.Sync.
 	CapBarrier = "barrier"
+	// CapStatus: the server answers Inquire.
+	CapStatus = "status"
 )
 
 // Op is an event's operation on the wire.
@@ -336,6 +342,16 @@ type Gap struct {
 	Reason Reason // "why"
 }
 
+// Inquire asks, instead of Subscribe, how the server is doing. It is sent only to a server with
+// CapStatus.
+type Inquire struct{}
+
+// Status answers Inquire. The document is for people and monitoring; nothing in the protocol depends
+// on it.
+type Status struct {
+	JSON []byte // "json": a JSON object
+}
+
 // The Type methods tie the messages to their numbers.
 func (*Hello) Type() Type      { return TypeHello }
 func (*Auth) Type() Type       { return TypeAuth }
@@ -347,3 +363,5 @@ func (*Ping) Type() Type       { return TypePing }
 func (*Pong) Type() Type       { return TypePong }
 func (*Gap) Type() Type        { return TypeGap }
 func (*Error) Type() Type      { return TypeError }
+func (*Inquire) Type() Type    { return TypeInquire }
+func (*Status) Type() Type     { return TypeStatus }

@@ -79,6 +79,8 @@ func goodVectors() []goodVector {
 		{"gap", "61 to 1000 fell off the journal; compare dir/sub", &Gap{First: 61, Last: 1000, Scope: "dir/sub", Reason: GapJournal}},
 		{"gap-stream", "another stream: compare everything", &Gap{First: 1, Last: 0, Reason: GapStream}},
 		{"error", "no such root", &Error{Code: CodeNoRoot, Text: "no root \"tmp\""}},
+		{"inquire", "how is the server doing", &Inquire{}},
+		{"status", "it is healthy", &Status{JSON: []byte(`{"kind":"serve","healthy":true}`)}},
 	}
 }
 

@@ -41,6 +41,7 @@ type mountFlags struct {
 	options            []string
 	dryRun, sloppy     bool
 	limitedQueue       bool
+	metrics            metricsFlag
 	log                logFlags
 
 	set  *pflag.FlagSet
@@ -100,6 +101,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.sloppy, "sloppy", false, "pass over unknown mount options instead of refusing them")
 	fs.BoolVar(&f.limitedQueue, "limited-queue", false, "let the kernel bound fanotify's queue, as fs.fanotify.max_queued_events says")
 	fs.Lookup("limited-queue").Hidden = true // for tests of an overflow
+	f.metrics.register(fs)
 	f.log.register(fs)
 }
 
@@ -175,6 +177,15 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	report := &mountReport{started: time.Now(), src: src, point: point}
+	stopMetrics, err := f.metrics.start(ctx, report.status, logger)
+	if err != nil {
+		if opts.Events != nil {
+			opts.Events.Close()
+		}
+		return err
+	}
+	defer stopMetrics()
 	g, err := guest.Mount(opts)
 	if err != nil {
 		if opts.Events != nil {
@@ -182,6 +193,7 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 		}
 		return err
 	}
+	report.mounted(g, opts.Events)
 	go func() {
 		select {
 		case <-g.Ready():

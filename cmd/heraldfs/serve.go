@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,6 +35,7 @@ type serveFlags struct {
 	maxSubscribers int
 	backend        string
 	origins        []string
+	metrics        metricsFlag
 	log            logFlags
 }
 
@@ -104,16 +106,19 @@ As root there is nothing to set up (fanotify); otherwise each directory is watch
 	fs.IntVar(&f.maxSubscribers, "max-subscribers", 1024, "how many may be connected")
 	fs.StringArrayVar(&f.origins, "origin", nil, "`NAME=PID|COMM`: call what this process does NAME (PID and its children, or every\nprocess with this name), so that a mount behind a file server knows its own changes; may be repeated")
 	fs.StringVar(&f.backend, "watcher", watcher.Auto, "how changes are heard of: auto, fanotify or inotify")
+	f.metrics.register(fs)
 	f.log.register(fs)
 	return cmd
 }
 
 // servedRoot is one directory that is served.
 type servedRoot struct {
-	name   string
-	dir    string
-	source *treeSource
-	stream *stream.Stream
+	name string
+	dir  string
+	// journal is the directory of its journal, if that is kept on disk.
+	journal string
+	source  *treeSource
+	stream  *stream.Stream
 }
 
 func (f *serveFlags) parseRoots(args []string) ([]*servedRoot, error) {
@@ -221,9 +226,14 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
+	report := &serveReport{started: time.Now()}
+	stopMetrics, err := f.metrics.start(ctx, report.status, logger)
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	for _, r := range roots {
-		dir, err := f.journalDir(r, roots)
-		if err != nil {
+		if r.journal, err = f.journalDir(r, roots); err != nil {
 			return err
 		}
 		log := logger.With("served", r.name)
@@ -233,7 +243,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 		}
 		defer t.Close()
 		r.stream, err = stream.Open(stream.Options{
-			Dir: dir, JournalEvents: f.journalEvents, JournalBytes: f.journalMiB << 20, Logger: log,
+			Dir: r.journal, JournalEvents: f.journalEvents, JournalBytes: f.journalMiB << 20, Logger: log,
 			Root: t.RootObject(0), Barrier: t.Barrier,
 		})
 		if err != nil {
@@ -246,7 +256,8 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 			r.source.origin = newOriginCache(origins).name
 		}
 	}
-	s := &serving{flags: f, log: logger, sec: sec, roots: roots, allow: allow, urls: urls}
+	report.watches(roots)
+	s := &serving{flags: f, log: logger, sec: sec, roots: roots, allow: allow, urls: urls, report: report}
 	return s.run(ctx)
 }
 

@@ -28,6 +28,8 @@ type serving struct {
 	roots []*servedRoot
 	allow map[string][]string
 	urls  []*transport.URL
+	// report is told how far we are.
+	report *serveReport
 }
 
 // run watches first and listens when nothing is missed any more; at the end subscribers are told
@@ -67,6 +69,7 @@ func (s *serving) run(ctx context.Context) error {
 				end(err)
 			}
 		})
+		s.report.listens(server, l.name)
 		s.log.Info("listening", "url", l.name)
 	}
 	daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -164,6 +167,9 @@ func (s *serving) options(u *transport.URL) stream.ServerOptions {
 	}
 	if u.Network != "unix" {
 		o.Conn.Token = s.sec.Token()
+	} else {
+		// Check lets only root and our own user in.
+		o.Status = func(net.Conn) ([]byte, error) { return s.report.status().JSON(), nil }
 	}
 	for _, r := range s.roots {
 		o.Streams[r.name] = r.stream

@@ -30,36 +30,29 @@ in the mount and its events have been delivered to the watchers there. Works ins
 }
 
 func syncMount(ctx context.Context, path string, timeout time.Duration) error {
-	done := make(chan error, 1)
-	go func() {
-		var buf [16]byte
-		for {
-			_, err := unix.Getxattr(path, replay.SyncAttr, buf[:])
-			// The runtime's own signals interrupt a call that waits.
-			if !errors.Is(err, unix.EINTR) {
-				done <- err
-				return
-			}
-		}
-	}()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var err error
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		return fmt.Errorf("sync %s: not caught up after %s", path, timeout)
-	}
+	_, err := inTime(ctx, func() (int, error) {
+		var buf [16]byte
+		for {
+			// The runtime's own signals interrupt a call that waits.
+			if n, err := unix.Getxattr(path, replay.SyncAttr, buf[:]); !errors.Is(err, unix.EINTR) {
+				return n, err
+			}
+		}
+	})
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("sync %s: not caught up after %s", path, timeout)
 	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP):
 		if _, merr := findMount(path); merr != nil {
 			return fmt.Errorf("sync: %w", merr)
 		}
 		return fmt.Errorf("sync %s: this mount delivers no events; it was mounted with --notify=off", path)
 	case errors.Is(err, unix.ENOTCONN):
-		return fmt.Errorf("sync %s: its daemon is dead; `heraldfs umount %s` cleans up", path, path)
+		return deadMount("sync", path)
 	}
 	return fmt.Errorf("sync %s: %w", path, err)
 }

@@ -28,6 +28,8 @@ type FS struct {
 	hot     atomic.Pointer[[2]nameKey]
 	staging string
 	sync    atomic.Pointer[func(context.Context) error]
+	// describe answers for StatusAttr.
+	describe atomic.Pointer[func() []byte]
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -310,13 +312,16 @@ func (f *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 	return f.RawFileSystem.Access(cancel, in)
 }
 
-// GetXAttr implements fuse.RawFileSystem, and SyncAttr of the root.
+// GetXAttr implements fuse.RawFileSystem, and SyncAttr and StatusAttr of the root.
 func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
 	if ours(h.NodeId) {
 		return 0, fuse.Status(syscall.ENODATA)
 	}
 	if h.NodeId == rootID && attr == SyncAttr {
 		return f.answerSync(cancel, dest)
+	}
+	if h.NodeId == rootID && attr == StatusAttr {
+		return f.answerStatus(h, dest)
 	}
 	n, st := f.RawFileSystem.GetXAttr(cancel, h, attr, dest)
 	if !st.Ok() && st != fuse.ERANGE && f.mine(h) != nil {

@@ -194,6 +194,7 @@ func (r *Replayer) Started() <-chan struct{} { return r.started }
 
 // Deliver implements notify.Delivery, for events that come from elsewhere than the Source.
 func (r *Replayer) Deliver(events []notify.Event) error {
+	r.stats.Backlog.Add(int64(len(events)))
 	return r.q.put(events, false)
 }
 
@@ -216,6 +217,9 @@ func (r *Replayer) emit(events []notify.Event) {
 	kept := r.emitKept[:0]
 	for i := range events {
 		ev := events[i]
+		if int(ev.Op) < len(r.stats.Heard) {
+			r.stats.Heard[ev.Op].Add(1)
+		}
 		r.places.saw(&ev)
 		switch {
 		case ev.Op == notify.OpOverflow:
@@ -240,10 +244,10 @@ func (r *Replayer) emit(events []notify.Event) {
 			r.drainedAt = events[len(events)-1].Time
 		}
 	}
+	r.stats.Backlog.Add(int64(len(kept)))
 	r.q.put(kept, drained)
 	clear(kept)
 	r.emitKept = kept
-	r.stats.Backlog.Store(int64(r.q.len()))
 }
 
 // interesting reports whether the guest's kernel holds anything that ev concerns. behind is
@@ -350,6 +354,8 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		}
 		tell(t.waiters, nil)
 	}()
+	r.stats.stepped(time.Time{})
+	defer r.stats.step.Store(0)
 	if !r.dirs.started() {
 		root, err := r.cfg.OpenRoot()
 		if err != nil {
@@ -365,6 +371,7 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 	r.ahead.reset(t.events)
 	for i := 0; i < len(t.events); i++ {
 		ev := &t.events[i]
+		r.stats.Backlog.Add(-1)
 		r.ahead.advance(t.events, i)
 		if ev.Op == notify.OpRename {
 			r.pairExchange(t, i)
@@ -380,7 +387,7 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		if len(t.events) > burst && ev.Op != notify.OpOverflow && (ev.Object.IsZero() || r.ahead.merged(ev)) {
 			r.recon.check(r, ev)
 		}
-		r.stats.delay(ev.Time)
+		r.stats.stepped(ev.Time)
 	}
 	r.links.flush(r, time.Now(), len(t.waiters) > 0)
 	r.recon.pause(r, t.idle, len(t.waiters) > 0)

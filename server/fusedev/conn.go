@@ -17,6 +17,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/fusenotify"
+	"github.com/heraldfs/heraldfs/server/opcount"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +43,7 @@ type Conn struct {
 	parked   atomic.Bool
 	wake     chan struct{}
 	relieved atomic.Uint64
+	requests opcount.Counts
 	running  sync.WaitGroup // reader, watchdog and handlers
 
 	fdMu sync.RWMutex
@@ -104,6 +106,9 @@ func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error
 	}
 	return c, nil
 }
+
+// Requests returns how many requests were read, by opcode.
+func (c *Conn) Requests() map[string]uint64 { return c.requests.Snapshot() }
 
 // Serve answers requests until the file system is unmounted, Close is called or ctx ends,
 // which has the effect of Close, and returns nil then. It must be called once.

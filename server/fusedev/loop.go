@@ -134,6 +134,7 @@ func (c *Conn) work(h *hand, n int, slot *slots) {
 // handle carries out the request of n bytes in h and replies.
 func (c *Conn) handle(h *hand, n int) {
 	op, unique := h.opcode(), h.id()
+	c.requests.Add(op)
 	h.unique.Store(unique)
 	size, status := c.call(h, n)
 	h.unique.Store(0)

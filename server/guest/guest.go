@@ -117,6 +117,15 @@ func (g *Guest) Ready() <-chan struct{} { return g.ready }
 // Stats returns the replay's live counters.
 func (g *Guest) Stats() *replay.Stats { return g.replay.Stats() }
 
+// Requests returns how many FUSE requests came, by opcode.
+func (g *Guest) Requests() map[string]uint64 { return g.conn.Requests() }
+
+// Known returns how many inodes the guest's kernel holds.
+func (g *Guest) Known() int { return g.replay.Known() }
+
+// SetStatus has describe answer for replay.StatusAttr.
+func (g *Guest) SetStatus(describe func() []byte) { g.replay.SetStatus(describe) }
+
 // Close ends a mount that Run was not called for.
 func (g *Guest) Close() error { return errors.Join(g.conn.Close(), g.fs.Close()) }
 

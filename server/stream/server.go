@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +23,12 @@ type ServerOptions struct {
 	// Allow, if set, says whether the peer may see the root. One that it may not see does not
 	// exist for it.
 	Allow func(c net.Conn, root string) bool
+	// Status, if set, makes the answer to protocol.Inquire, for a peer that may have it; for another
+	// one it returns protocol.ErrForbidden.
+	Status func(c net.Conn) ([]byte, error)
 	// Conn is for the handshake: token, timeouts.
 	Conn protocol.Options
-	// MaxSubscribers bounds the connections; 0 is 1,024.
+	// MaxSubscribers bounds the subscriptions; 0 is 1,024. A few more may be connected.
 	MaxSubscribers int
 	// Logger is told of connections; nil is silent.
 	Logger *slog.Logger
@@ -35,8 +39,15 @@ type Server struct {
 	opts ServerOptions
 	log  *slog.Logger
 	ping time.Duration
-	slot chan struct{}
+	// conns bounds the connections, slot those that subscribe.
+	conns   chan struct{}
+	slot    chan struct{}
+	refused refusals
 }
+
+// spareConns are the connections that may be before a subscription, or come to inquire, when all
+// subscriptions are taken.
+const spareConns = 16
 
 // NewServer returns a Server for any number of listeners.
 func NewServer(o ServerOptions) *Server {
@@ -49,7 +60,16 @@ func NewServer(o ServerOptions) *Server {
 	if o.Conn.IdleTimeout <= 0 {
 		o.Conn.IdleTimeout = time.Minute
 	}
-	return &Server{opts: o, log: o.Logger, ping: o.Conn.IdleTimeout / 3, slot: make(chan struct{}, o.MaxSubscribers)}
+	if o.Conn.HandshakeTimeout <= 0 {
+		o.Conn.HandshakeTimeout = 10 * time.Second
+	}
+	if o.Status != nil {
+		o.Conn.Caps = append(slices.Clone(o.Conn.Caps), protocol.CapStatus)
+	}
+	return &Server{
+		opts: o, log: o.Logger, ping: o.Conn.IdleTimeout / 3,
+		conns: make(chan struct{}, o.MaxSubscribers+spareConns), slot: make(chan struct{}, o.MaxSubscribers),
+	}
 }
 
 // Serve accepts subscribers on ln, which it closes, until ctx ends; it then tells
@@ -87,51 +107,109 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		}
 		pause = 0
 		wg.Go(func() {
-			if err := s.serve(ctx, nc); err != nil && ctx.Err() == nil {
+			subscribed, err := s.serve(ctx, nc)
+			switch {
+			case err == nil || ctx.Err() != nil:
+			case subscribed:
 				s.log.Info("subscriber ended", "peer", nc.RemoteAddr(), "err", err)
+			default:
+				s.log.Info("connection refused", "peer", nc.RemoteAddr(), "reason", s.refused.count(err), "err", err)
 			}
 		})
 	}
 }
 
-func (s *Server) serve(ctx context.Context, nc net.Conn) error {
+// take returns what gives a slot back, nil if none is free.
+func take(slots chan struct{}) func() {
 	select {
-	case s.slot <- struct{}{}:
-		defer func() { <-s.slot }()
+	case slots <- struct{}{}:
+		return func() { <-slots }
 	default:
-		return refuse(nc, &protocol.Error{Code: protocol.CodeBusy}, protocol.ErrBusy)
+		return nil
 	}
+}
+
+// serve serves one connection, and says whether it got as far as a subscription.
+func (s *Server) serve(ctx context.Context, nc net.Conn) (subscribed bool, err error) {
+	leave := take(s.conns)
+	if leave == nil {
+		return false, refuse(nc, &protocol.Error{Code: protocol.CodeBusy}, protocol.ErrBusy)
+	}
+	defer leave()
 	if s.opts.Check != nil {
 		if err := s.opts.Check(nc); err != nil {
-			return refuse(nc, &protocol.Error{Code: protocol.CodeAuth, Text: "this peer may not subscribe"}, err)
+			return false, refuse(nc, &protocol.Error{Code: protocol.CodeAuth, Text: "this peer may not subscribe"}, errors.Join(errPeer, err))
 		}
+	}
+	if err := s.secure(ctx, nc); err != nil {
+		_ = nc.Close()
+		return false, err
 	}
 	c, err := protocol.Server(ctx, nc, s.opts.Conn)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
-	sub, err := readSubscribe(c)
+	wish, err := readWish(c)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		c.Refuse(goodbye(err))
-		return err
+		return false, err
+	}
+	sub, ok := wish.(*protocol.Subscribe)
+	if !ok {
+		return false, s.tell(c)
 	}
 	st := s.opts.Streams[sub.Root]
 	if st == nil || s.opts.Allow != nil && !s.opts.Allow(nc, sub.Root) {
 		err := fmt.Errorf("root %q: %w", sub.Root, protocol.ErrNoRoot)
 		c.Refuse(&protocol.Error{Code: protocol.CodeNoRoot, Text: err.Error()})
-		return err
+		return false, err
 	}
+	free := take(s.slot)
+	if free == nil {
+		c.Refuse(&protocol.Error{Code: protocol.CodeBusy})
+		return false, protocol.ErrBusy
+	}
+	defer free()
 	err = st.attach(ctx, c, sub, s.ping)
 	c.Refuse(goodbye(err))
 	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return true, err
+}
+
+// secure completes a TLS handshake, if there is one to be made.
+func (s *Server) secure(ctx context.Context, nc net.Conn) error {
+	tc, ok := nc.(interface {
+		HandshakeContext(context.Context) error
+	})
+	if !ok {
 		return nil
 	}
-	return err
+	ctx, cancel := context.WithTimeout(ctx, s.opts.Conn.HandshakeTimeout)
+	defer cancel()
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errCertificate, err)
+	}
+	return nil
+}
+
+// tell answers an Inquire.
+func (s *Server) tell(c *protocol.Conn) error {
+	doc, err := []byte(nil), protocol.ErrForbidden
+	if s.opts.Status != nil {
+		doc, err = s.opts.Status(c.NetConn())
+	}
+	if err != nil {
+		c.Refuse(&protocol.Error{Code: protocol.CodeForbidden, Text: "status: " + err.Error()})
+		return err
+	}
+	return c.Write(&protocol.Status{JSON: doc})
 }
 
 // refuse tells a peer that has not been listened to why not, with the little time that it is worth.
@@ -142,14 +220,15 @@ func refuse(nc net.Conn, e *protocol.Error, err error) error {
 	return err
 }
 
-func readSubscribe(c *protocol.Conn) (*protocol.Subscribe, error) {
+// readWish returns the Subscribe or Inquire.
+func readWish(c *protocol.Conn) (protocol.Message, error) {
 	for {
 		m, err := c.Read()
 		if err != nil {
 			return nil, err
 		}
 		switch m := m.(type) {
-		case *protocol.Subscribe:
+		case *protocol.Subscribe, *protocol.Inquire:
 			return m, nil
 		case *protocol.Ping, *protocol.Pong:
 		default:

@@ -193,15 +193,12 @@ func (s *session) next(quiet bool) protocol.Message {
 func (s *session) takeLocked(quiet bool) protocol.Message {
 	if g := s.pending; g != nil {
 		s.pending = nil
-		s.coverLocked(g.Last)
-		return g
+		return s.gapSentLocked(g)
 	}
 	e := s.backlog.peek()
 	if e != nil && e.lost != 0 {
 		s.backlog.pop()
-		g := &protocol.Gap{First: s.sent + 1, Last: e.seq, Scope: e.scope, Reason: e.lost}
-		s.coverLocked(g.Last)
-		return g
+		return s.gapSentLocked(&protocol.Gap{First: s.sent + 1, Last: e.seq, Scope: e.scope, Reason: e.lost})
 	}
 	m := &protocol.Events{First: s.sent + 1, Raw: [][]byte{}}
 	for bytes := 0; e != nil && e.lost == 0 && len(m.Raw) < batchEvents && bytes < batchBytes; e = s.backlog.peek() {
@@ -218,6 +215,12 @@ func (s *session) takeLocked(quiet bool) protocol.Message {
 	}
 	s.coverLocked(m.Last)
 	return m
+}
+
+func (s *session) gapSentLocked(g *protocol.Gap) protocol.Message {
+	s.st.counts.gap(g)
+	s.coverLocked(g.Last)
+	return g
 }
 
 func (s *session) coverLocked(last uint64) {

@@ -63,6 +63,7 @@ type Stream struct {
 	journal journal
 	// backlogs is the bytes in all sessions' backlogs.
 	backlogs atomic.Int64
+	counts   counts
 
 	pub     sync.Mutex
 	maker   maker
@@ -157,6 +158,7 @@ func (st *Stream) Publish(records []Record) {
 	for i := range records {
 		if r := &records[i]; r.Lost != 0 || r.Op.Known() {
 			head++
+			st.counts.published(r)
 			batch = append(batch, st.maker.make(head, r))
 		}
 	}
@@ -169,6 +171,7 @@ func (st *Stream) Publish(records []Record) {
 			st.log.Error("journal is kept in memory only from now on", "err", err)
 			st.disk.abandon()
 			st.disk = nil
+			st.counts.diskFailed.Store(true)
 		}
 	}
 	st.journal.append(batch)
@@ -237,6 +240,10 @@ func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Su
 	if s.pending == nil {
 		s.moveLocked(next)
 	}
+	st.counts.subscriptions.Add(1)
+	if sub.Resume {
+		st.counts.resumes.Add(1)
+	}
 	st.log.Info("subscribed", "peer", c.NetConn().RemoteAddr(), "next", next, "oldest", first, "head", head)
 	if c.Shares(protocol.CapState) {
 		st.wanted.Add(1)
@@ -254,38 +261,4 @@ func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Su
 	st.mu.Unlock()
 	st.backlogs.Add(int64(-s.counted))
 	return err
-}
-
-// Subscriber is what is known of a session.
-type Subscriber struct {
-	Peer  string
-	Agent string
-	// Behind is how many records were not yet read on its behalf.
-	Behind uint64
-}
-
-// Stats are a stream's numbers at one moment.
-type Stats struct {
-	First, Head  uint64 // what the journal holds
-	JournalBytes int
-	BacklogBytes int64
-	Subscribers  []Subscriber
-}
-
-// Stats returns the numbers of now.
-func (st *Stream) Stats() Stats {
-	st.journal.mu.RLock()
-	s := Stats{First: st.journal.firstLocked(), Head: st.journal.head, JournalBytes: st.journal.bytes}
-	st.journal.mu.RUnlock()
-	s.BacklogBytes = st.backlogs.Load()
-	st.mu.RLock()
-	defer st.mu.RUnlock()
-	for sess := range st.sessions {
-		sub := Subscriber{Agent: sess.conn.Peer().Agent, Behind: s.Head + 1 - min(sess.at.Load(), s.Head+1)}
-		if addr := sess.conn.NetConn().RemoteAddr(); addr != nil {
-			sub.Peer = addr.String()
-		}
-		s.Subscribers = append(s.Subscribers, sub)
-	}
-	return s
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/heraldfs/heraldfs/server/opcount"
 )
 
 // cancelAfter is how long handlers may take to end by themselves before whoever waits for them cancels them.
@@ -28,6 +30,8 @@ type device struct {
 	lockers slots // requests that wait for a lock
 	watch   *watchdog
 	buffers sync.Pool // *[smallReply]byte
+	// requests counts; the server's, over connections.
+	requests *opcount.Counts
 
 	broken atomic.Bool
 
@@ -43,7 +47,10 @@ type device struct {
 }
 
 func newDevice(o *Options, newFS NewFS) *device {
-	d := &device{opts: o, log: o.Logger, newFS: newFS, mem: newMemory(nil)}
+	d := &device{opts: o, log: o.Logger, newFS: newFS, mem: newMemory(nil), requests: o.Requests}
+	if d.requests == nil {
+		d.requests = &opcount.Counts{}
+	}
 	d.workers.max = int64(o.MaxWorkers)
 	d.lockers.max = int64(o.MaxWorkers)
 	d.buffers.New = func() any { return new([smallReply]byte) }

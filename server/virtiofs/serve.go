@@ -106,6 +106,7 @@ func (d *device) serve(r *request) {
 // answer returns the number of bytes written to r.out. An error breaks the device.
 func (d *device) answer(r *request) (int, error) {
 	h := r.header
+	d.requests.Add(h.opcode)
 	if r.inLen < inHeaderSize+d.session().fixedSize(h.opcode) {
 		return r.refuse(h, unix.EINVAL), nil
 	}

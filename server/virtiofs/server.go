@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/server/opcount"
 )
 
 // Sentinel errors, matched with errors.Is.
@@ -48,6 +49,8 @@ type Options struct {
 	// OnError is told when a device stops because of err (ErrGuest, ErrMemory); the connection
 	// remains, and a reset of the guest heals it. It must not block. It may be nil.
 	OnError func(err error)
+	// Requests, if set, counts what the guests ask.
+	Requests *opcount.Counts
 	// Logger is where to log; nil discards.
 	Logger *slog.Logger
 }

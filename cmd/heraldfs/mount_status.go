@@ -1,0 +1,78 @@
+package main
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/heraldfs/heraldfs/internal/status"
+	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/replay"
+	"github.com/heraldfs/heraldfs/server/guest"
+	"github.com/heraldfs/heraldfs/watcher"
+)
+
+// stuckAfter is how long one step of the replay may take in a healthy mount.
+const stuckAfter = 10 * time.Second
+
+// mountReport tells of a mount, from before it is there.
+type mountReport struct {
+	started    time.Time
+	src, point string
+	backend    string // set before guest is
+	guest      atomic.Pointer[guest.Guest]
+}
+
+// mounted says that there is a mount now, whose root tells of itself.
+func (m *mountReport) mounted(g *guest.Guest, events notify.Source) {
+	m.backend = "off"
+	if w, ok := events.(*watcher.Watcher); ok {
+		m.backend = w.Backend
+	}
+	m.guest.Store(g)
+	g.SetStatus(func() []byte { return m.status().JSON() })
+}
+
+func (m *mountReport) status() *status.Status {
+	s := newStatus(status.Mount, m.started)
+	s.Source, s.Mountpoint = m.src, m.point
+	g := m.guest.Load()
+	if g == nil {
+		s.Reason = "not mounted yet"
+		return s
+	}
+	s.Watcher, s.Requests = m.backend, g.Requests()
+	stats := g.Stats()
+	select {
+	case <-g.Ready():
+		s.Healthy = true
+	default:
+		s.Reason = "the mount is being set up"
+	}
+	if stuck := stats.Stuck(time.Now()); stuck > stuckAfter {
+		s.Healthy, s.Reason = false, fmt.Sprintf("the replay has been busy with one event for %s", stuck.Round(time.Second))
+	}
+	if m.backend != "off" {
+		s.Replay = replayStatus(stats, g.Known())
+	}
+	return s
+}
+
+func replayStatus(from *replay.Stats, known int) *status.Replay {
+	r := &status.Replay{
+		Events:   make(map[string]uint64),
+		Replayed: from.Replayed.Load(), Dropped: from.Dropped.Load(), Masked: from.Masked.Load(),
+		Skipped: from.Skipped.Load(), Fallbacks: from.Fallbacks.Load(), Retries: from.Retries.Load(),
+		Unexpected: from.Unexpected.Load(), Overflows: from.Overflows.Load(), Reconciled: from.Reconciled.Load(),
+		Backlog: from.Backlog.Load(), KnownInodes: known, LastProblem: from.LastProblem(),
+	}
+	for op := notify.OpCreate; int(op) < len(from.Heard); op++ {
+		r.Events[op.String()] = from.Heard[op].Load()
+	}
+	bounds, counts, count, sum := from.Delay.Snapshot()
+	r.Delay = status.Delay{Count: count, Sum: sum.Seconds()}
+	for i := range bounds {
+		r.Delay.Buckets = append(r.Delay.Buckets, status.Bucket{LE: bounds[i].Seconds(), Count: counts[i]})
+	}
+	return r
+}
