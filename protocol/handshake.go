@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -87,10 +88,13 @@ func handshake(ctx context.Context, nc net.Conn, o Options, max int, do func(*Co
 
 func clientHandshake(c *Conn, o Options) error {
 	mine := &Hello{Version: Version, MinVersion: MinVersion, Caps: o.Caps, Agent: o.Agent, Nonce: nonce()}
-	if err := c.enc.Encode(mine); err != nil {
-		return err
-	}
+	writeErr := c.enc.Encode(mine)
+	// Even if that failed: a server that lets nobody in says why before it closes.
 	theirs, err := expect[*Hello](c)
+	var said *Error
+	if writeErr != nil && !errors.As(err, &said) {
+		return writeErr
+	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -21,16 +22,33 @@ func (m *metricsFlag) register(fs *pflag.FlagSet) {
 	fs.StringVar(&m.addr, "metrics", "", "answer Prometheus at /metrics and health checks at /healthz on this `ADDR`:\nHOST:PORT, a PORT of the loopback address, or the /PATH of a unix socket")
 }
 
-// start listens, if that was asked for; stop ends it and waits.
-func (m *metricsFlag) start(ctx context.Context, describe func() *status.Status, log *slog.Logger) (stop func(), err error) {
+// listen opens the address, nil if there is none.
+func (m *metricsFlag) listen(ctx context.Context) (net.Listener, error) {
 	if m.addr == "" {
-		return func() {}, nil
+		return nil, nil
 	}
-	s, err := metrics.Listen(ctx, m.addr, describe, log)
+	ln, err := metrics.Listen(ctx, m.addr)
 	if err != nil {
 		return nil, fmt.Errorf("--metrics: %w", err)
 	}
-	log.Info("metrics", "address", s.Addr().String())
+	return ln, nil
+}
+
+// start listens, if that was asked for, and answers; stop ends it and waits.
+func (m *metricsFlag) start(ctx context.Context, describe func() *status.Status, log *slog.Logger) (stop func(), err error) {
+	ln, err := m.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return answerMetrics(ctx, ln, describe, log), nil
+}
+
+// answerMetrics answers on ln, which may be nil, until stop is called, also after ctx has ended.
+func answerMetrics(ctx context.Context, ln net.Listener, describe func() *status.Status, log *slog.Logger) (stop func()) {
+	if ln == nil {
+		return func() {}
+	}
+	s := metrics.New(ln, describe, log)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -38,10 +56,11 @@ func (m *metricsFlag) start(ctx context.Context, describe func() *status.Status,
 			log.Error("metrics are not answered any more", "err", err)
 		}
 	})
+	log.Info("metrics", "address", ln.Addr().String())
 	return func() {
 		cancel()
 		wg.Wait()
-	}, nil
+	}
 }
 
 // newStatus is what every process tells.

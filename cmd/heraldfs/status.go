@@ -161,7 +161,7 @@ func serverStatus(ctx context.Context, u *transport.URL) ([]byte, error) {
 		return nil, fmt.Errorf("status %s: nobody listens there, its server is dead", u.Path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, protocol.ErrAuth), errors.Is(err, protocol.ErrForbidden):
 		return nil, fmt.Errorf("status %s: only root and the user that the server runs as may ask: %w", u.Path, err)
-	case errors.Is(err, protocol.ErrNotHerald), errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+	case errors.Is(err, protocol.ErrNotHerald), errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		return nil, fmt.Errorf("status %s: what listens there is no heraldfs server: %w", u.Path, err)
 	}
 	return nil, fmt.Errorf("status %s: %w", u.Path, err)

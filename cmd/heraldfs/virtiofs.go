@@ -22,6 +22,7 @@ type virtiofsFlags struct {
 	queues      int
 	sandbox     string
 	fd          int
+	metrics     metricsFlag
 	log         logFlags
 }
 
@@ -68,6 +69,7 @@ func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&f.queues, "queues", 8, "largest number of request queues that the monitor may use")
 	fs.StringVar(&f.sandbox, "sandbox", "", "how to confine the process to DIR: namespace (the default of root), chroot,\nlandlock (the default of others) or none")
 	fs.IntVar(&f.fd, "fd", -1, "use this descriptor, a listening socket, in place of --socket")
+	f.metrics.register(fs)
 	f.log.register(fs)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -69,21 +70,28 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 		return err
 	}
 	defer l.Close()
+	m, err := f.metrics.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		defer m.Close()
+	}
 	if mode != sandbox.None {
-		err = f.supervise(mode, why, l, systemd, logger)
+		err = f.supervise(mode, why, l, m, systemd, logger)
 		if mode != sandbox.Namespace || f.sandbox != "" || !errors.Is(err, sandbox.ErrStart) {
 			return err
 		}
 		// As in a container that forbids them.
 		if mode, _, err = sandbox.Resolve(sandbox.Landlock); err == nil {
-			return f.supervise(mode, "namespaces are forbidden", l, systemd, logger)
+			return f.supervise(mode, "namespaces are forbidden", l, m, systemd, logger)
 		}
 		why = err.Error()
 	}
 	if f.sandbox == "" {
 		logger.Warn("the process is not confined", "why", why)
 	}
-	return f.serve(ctx, l, f.box(sandbox.None, src, logger), opts, systemd.ready, systemd.stopping)
+	return f.serve(ctx, l, m, f.box(sandbox.None, src, logger), opts, systemd.ready, systemd.stopping)
 }
 
 // manager is systemd, or whoever else started us and waits for word. A nil manager does nothing.
@@ -161,22 +169,31 @@ func asListener(file *os.File) (*net.UnixListener, error) {
 	return ul, nil
 }
 
-// supervise runs this command again, to be confined, and ends as that ends.
-func (f *virtiofsFlags) supervise(mode sandbox.Mode, why string, l *net.UnixListener, systemd *manager, log *slog.Logger) error {
+// supervise runs this command again, to be confined, with the listeners l and, unless it is nil, m, and
+// ends as that ends.
+func (f *virtiofsFlags) supervise(mode sandbox.Mode, why string, l, m net.Listener, systemd *manager, log *slog.Logger) error {
 	if why != "" {
 		log.Info("no namespaces", "why", why)
 	}
-	file, err := l.File()
-	if err != nil {
-		return err
+	var files []*os.File
+	for _, ln := range []net.Listener{l, m} {
+		fl, ok := ln.(interface{ File() (*os.File, error) })
+		if !ok {
+			continue
+		}
+		file, err := fl.File()
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		files = append(files, file)
 	}
-	defer file.Close()
 	told := func(err error) {
 		if err != nil {
 			log.Warn("the service manager was not told", "err", err)
 		}
 	}
-	status, err := sandbox.Supervise(mode, []*os.File{file}, func() { told(systemd.ready()) }, func() { told(systemd.stopping()) })
+	status, err := sandbox.Supervise(mode, files, func() { told(systemd.ready()) }, func() { told(systemd.stopping()) })
 	if err == nil && status != 0 {
 		// It has said why.
 		return &exitError{code: status}
@@ -191,14 +208,29 @@ func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child
 		return err
 	}
 	l.SetUnlinkOnClose(false)
-	return f.serve(ctx, l, box, opts, child.Ready, func() error { return nil })
+	var m net.Listener
+	if len(child.Files) > 1 {
+		m, err = net.FileListener(child.Files[1])
+		if err != nil {
+			return fmt.Errorf("--metrics: %w", err)
+		}
+		child.Files[1].Close()
+		if ul, ok := m.(*net.UnixListener); ok {
+			ul.SetUnlinkOnClose(false)
+		}
+	}
+	return f.serve(ctx, l, m, box, opts, child.Ready, func() error { return nil })
 }
 
-// serve confines this process and serves until it is told to end.
-func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
+// serve confines this process and serves until it is told to end. m is for metrics, nil for none.
+func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Listener, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	s, err := virtiofs.New(l, virtiofs.Options{Tag: f.tag, Queues: f.queues, Logger: box.Logger})
+	report := &virtiofsReport{started: time.Now(), src: box.Dir, socket: l.Addr().String()}
+	defer answerMetrics(ctx, m, report.status, box.Logger)()
+	vo := virtiofs.Options{Tag: f.tag, Queues: f.queues, Logger: box.Logger}
+	report.follow(&vo)
+	s, err := virtiofs.New(l, vo)
 	if err != nil {
 		return err
 	}
@@ -210,6 +242,7 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, box sand
 	}
 	opts.Landlocked = box.Mode != sandbox.None
 	newFS := func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		report.broken.Store(nil) // a reset has healed the device
 		fs, err := passthrough.New(dir, opts)
 		if err != nil {
 			return nil, nil, err
@@ -233,6 +266,7 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, box sand
 		return err
 	}
 	box.Logger.Info("waiting for a virtual machine monitor", "source", box.Dir, "socket", l.Addr(), "sandbox", string(box.Mode))
+	report.ready.Store(true)
 	if err := ready(); err != nil {
 		return fmt.Errorf("tell that we are ready: %w", err)
 	}

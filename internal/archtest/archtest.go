@@ -72,6 +72,7 @@ var others = []struct {
 }{
 	{"github.com/vmihailenco/msgpack", []string{"protocol/..."}},
 	{"github.com/spf13/cobra", []string{"cmd/..."}},
+	{"github.com/prometheus/client_golang", []string{"internal/metrics"}},
 	{"github.com/fsnotify/fsnotify", []string{"watcher/portable/..."}},
 }
 

@@ -39,35 +39,35 @@ const (
 type Server struct {
 	ln   net.Listener
 	http *http.Server
-	log  *slog.Logger
 }
 
-// Listen opens addr, so that a wrong or taken one is told before anything else is done. Run must
-// follow, or Close. A unix socket has mode 0600, and is removed at the end.
-func Listen(ctx context.Context, addr string, describe func() *status.Status, log *slog.Logger) (*Server, error) {
+// Listen opens addr, so that a wrong or taken one is told before anything else is done. A unix socket
+// has mode 0600, and is removed when it is closed.
+func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	network, address, err := parse(addr)
 	if err != nil {
 		return nil, err
 	}
-	var ln net.Listener
 	if network == "unix" {
-		ln, err = (&transport.URL{Network: "unix", Path: address}).Listen(ctx, nil)
-	} else {
-		var lc net.ListenConfig
-		ln, err = lc.Listen(ctx, network, address)
+		return (&transport.URL{Network: "unix", Path: address}).Listen(ctx, nil)
 	}
-	if err != nil {
-		return nil, err
+	var lc net.ListenConfig
+	return lc.Listen(ctx, network, address)
+}
+
+// New makes a Server of a listener, which becomes the Server's. describe may be called by several
+// goroutines at a time.
+func New(ln net.Listener, describe func() *status.Status, log *slog.Logger) *Server {
+	return &Server{
+		ln: limit(ln, maxConns),
+		http: &http.Server{
+			Handler:           handler(describe),
+			ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+			WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+			MaxHeaderBytes: 8 << 10,
+			ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		},
 	}
-	s := &Server{ln: limit(ln, maxConns), log: log}
-	s.http = &http.Server{
-		Handler:           handler(describe),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute,
-		MaxHeaderBytes: 8 << 10,
-		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	return s, nil
 }
 
 // parse understands an address.
