@@ -205,6 +205,14 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 				return s
 			}
 			r.far.Forget(out.NodeId, 1)
+		} else if n := r.object(ev.Object, p); !ev.IsDir && attempt < lastAttempt && n != nil && !n.isDir() && r.view.otherNames(n, p, ev.Name) > 0 {
+			// The host has removed it meanwhile; the guest has it still, by another name.
+			s.made = &fuse.EntryOut{NodeId: n.id, Generation: n.gen}
+			r.view.fillGhost(n, &s.made.Attr)
+			s.made.Attr.Nlink = r.view.linksOf(n) + 1
+			s.src = side{parent: stagingID, name: stageLink, node: n}
+			covered = true
+			return s
 		}
 		// A directory is left unknown until somebody looks it up: what happens in
 		// it meanwhile costs nothing.
@@ -499,7 +507,8 @@ func (r *Replayer) onInode(n *vnode, op notify.Op) {
 // it was the last, that n is gone.
 func (r *Replayer) linkCount(n *vnode) {
 	var a fuse.Attr
-	if r.tree.Attr(n.id, &a).Ok() && a.Nlink > 0 {
+	if r.tree.Attr(n.id, &a).Ok() && a.Nlink > 0 || len(r.view.edges(n)) > 0 {
+		// What the host has removed, but the guest has by a name, is to end with that one.
 		r.onInode(n, notify.OpAttrib)
 		return
 	}

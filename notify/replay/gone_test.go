@@ -1,0 +1,40 @@
+package replay
+
+import (
+	"os"
+	"testing"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+// The host is ahead: it has removed the file by the time that its events are told. In the guest it lives on
+// until the last of its names is told to be gone.
+func TestHostIsAhead(t *testing.T) {
+	prepare := func(b *bed) notify.Object {
+		b.write("f", "x")
+		b.watch(".", "f")
+		o := b.obj("f")
+		b.must(os.Remove(b.path("f")))
+		return o
+	}
+	links := func(o notify.Object) notify.Event { return notify.Event{Op: notify.OpLinkCount, Object: o} }
+
+	t.Run("link in a known directory", func(t *testing.T) {
+		b := newBed(t, nil)
+		o := prepare(b)
+		b.push(links(o), b.ev(notify.OpCreate, ".", "l", o))
+		b.expect(`f ATTRIB ""`, `. CREATE "l"`)
+		b.push(b.ev(notify.OpModify, ".", "l", o))
+		b.expect(`. MODIFY "l"`, `f MODIFY ""`)
+		b.push(links(o), b.ev(notify.OpDelete, ".", "f", o), links(o), b.ev(notify.OpDelete, ".", "l", o))
+		b.expect(`f ATTRIB ""`, `. DELETE "f"`, `f ATTRIB ""`, `f DELETE_SELF ""`, `f IGNORED ""`, `. DELETE "l"`)
+	})
+	t.Run("link in another directory", func(t *testing.T) {
+		b := newBed(t, nil)
+		o := prepare(b)
+		b.push(links(o))
+		b.expect(`f ATTRIB ""`)
+		b.push(links(o), b.ev(notify.OpDelete, ".", "f", o))
+		b.expect(`f ATTRIB ""`, `f DELETE_SELF ""`, `f IGNORED ""`, `. DELETE "f"`)
+	})
+}
