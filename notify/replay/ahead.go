@@ -29,6 +29,12 @@ func (l *lookahead) hurried(obj notify.Object) bool {
 	return l.left >= backlog && !obj.IsZero() && l.next != obj
 }
 
+// hurriedAt tells the same of what events[i] makes.
+func (l *lookahead) hurriedAt(events []notify.Event, i int) bool {
+	obj := events[i].Object
+	return len(events)-i-1 >= backlog && !obj.IsZero() && events[i+1].Object != obj
+}
+
 type aheadKey struct {
 	dir  notify.Object
 	name string
@@ -135,4 +141,18 @@ func (l *lookahead) note(ev *notify.Event) {
 func (l *lookahead) merged(ev *notify.Event) bool {
 	return l.objects[ev.Object] > 1 || l.entries[aheadKey{ev.Dir, ev.Name}] > 1 ||
 		!ev.NewDir.IsZero() && l.entries[aheadKey{ev.NewDir, ev.NewName}] > 1
+}
+
+// doubtful reports whether ev, of a burst, may have left the guest with another object at its names
+// than the host has: where the kernel has merged something, and without objects each time that a name
+// changes. What changes no name finds what the changes before it left.
+func (l *lookahead) doubtful(ev *notify.Event) bool {
+	if !ev.Object.IsZero() {
+		return l.merged(ev)
+	}
+	switch ev.Op {
+	case notify.OpCreate, notify.OpDelete, notify.OpRename, notify.OpExchange:
+		return true
+	}
+	return false
 }

@@ -18,7 +18,7 @@ func (r *Replayer) resolveDoubt() {
 	}
 	r.doubt = false
 	for _, id := range r.view.openedFiles() {
-		r.note(r.far.InvalInode(id, 0, -1))
+		r.far.InvalInode(id, 0, -1)
 	}
 }
 

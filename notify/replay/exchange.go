@@ -32,6 +32,7 @@ func (r *Replayer) pairExchange(t *taken, i int) {
 	if !ok {
 		return
 	}
+	r.found.add(more.found, len(t.events))
 	t.events = append(t.events, more.events...)
 	r.ahead.reset(t.events[i+1:])
 	r.ahead.shift(i + 1)
@@ -128,6 +129,9 @@ func (r *Replayer) hostNode(parent uint64, name string) uint64 {
 
 // mayBeExchange reports whether something is still, or again, at the name that ev moved away.
 func (r *Replayer) mayBeExchange(ev *notify.Event) bool {
+	if r.found.vacant() {
+		return false
+	}
 	ids, _ := r.nodes(ev.Dir, notify.Object{})
 	if len(ids) == 0 || ids[0] == 0 {
 		return false

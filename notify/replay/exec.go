@@ -25,6 +25,7 @@ func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call fun
 		if attempt > 0 && s.op == opMove {
 			r.lookAhead(s)
 		}
+		r.far.ready()
 		r.fs.cur.Store(s)
 		err = call(s)
 		r.fs.cur.Store(nil)
@@ -82,6 +83,7 @@ func (r *Replayer) lookAheadAt(s *step, sd *side) {
 	if err != nil {
 		return
 	}
+	r.far.ready()
 	r.fs.cur.Store(s)
 	// It may fail: the call that it prepares will tell.
 	_ = r.dirs.perform(notify.Call{Op: notify.CallLook, Dir: dir, Name: sd.name})
@@ -112,22 +114,22 @@ func (r *Replayer) settle(s *step) {
 // expire makes the guest's kernel ask again for a name.
 func (r *Replayer) expire(parent uint64, name string) {
 	if parent != stagingID {
-		r.note(r.far.InvalEntry(parent, name, true))
+		r.far.InvalEntry(parent, name, true)
 	}
 }
 
 // fresh drops what the guest has cached of n before its watchers are told.
 func (r *Replayer) fresh(n *vnode, op notify.Op) {
-	if n == nil || n.isGhost() {
+	if n == nil || n.isGhost() || r.found.dropped(n.id, op) {
 		return
 	}
 	switch op {
 	case notify.OpModify, notify.OpCloseWrite:
 		if n.isReg() && r.view.isOpened(n) {
-			r.note(r.far.InvalInode(n.id, 0, -1))
+			r.far.InvalInode(n.id, 0, -1)
 		}
 	case notify.OpAttrib:
-		r.note(r.far.InvalInode(n.id, -1, 0))
+		r.far.InvalInode(n.id, -1, 0)
 	}
 }
 
@@ -145,7 +147,9 @@ func (v *view) isOpened(n *vnode) bool {
 func (r *Replayer) dropAttr(obj notify.Object) {
 	r.idC = r.tree.NodeIDs(r.idC[:0], obj)
 	for _, id := range r.idC {
-		r.note(r.far.InvalInode(id, -1, 0))
+		if !r.found.dropped(id, notify.OpLinkCount) {
+			r.far.InvalInode(id, -1, 0)
+		}
 	}
 }
 
@@ -157,14 +161,14 @@ func (r *Replayer) cohere(ev *notify.Event) {
 		}
 		for _, p := range r.tree.NodeIDs(nil, dir) {
 			if name == "." {
-				r.note(r.far.InvalInode(p, -1, 0))
+				r.far.InvalInode(p, -1, 0)
 				continue
 			}
 			if ev.Op.Mask()&(notify.Create|notify.Delete|notify.Moves) != 0 {
-				r.note(r.far.InvalEntry(p, name, true))
-				r.note(r.far.InvalInode(p, 0, 0))
+				r.far.InvalEntry(p, name, true)
+				r.far.InvalInode(p, 0, 0)
 			} else if n, _ := r.view.lookup(p, name); n != nil && !n.isGhost() {
-				r.note(r.far.InvalInode(n.id, 0, -1))
+				r.far.InvalInode(n.id, 0, -1)
 			}
 		}
 	}
@@ -172,16 +176,17 @@ func (r *Replayer) cohere(ev *notify.Event) {
 	drop(ev.NewDir, ev.NewName)
 	if !ev.Object.IsZero() {
 		for _, id := range r.tree.NodeIDs(nil, ev.Object) {
-			r.note(r.far.InvalInode(id, 0, -1))
+			r.far.InvalInode(id, 0, -1)
 		}
 	}
 }
 
-// note keeps an error of a notification that is more than "was not cached".
-func (r *Replayer) note(err error) {
+// refused keeps an error of a notification that is more than "was not cached". It is called
+// where the process's descriptors are.
+func (r *Replayer) refused(err error) {
 	if err == nil || errors.Is(err, fusenotify.ErrNotCached) {
 		return
 	}
 	r.stats.setLast("notification: " + err.Error())
-	r.log.Debug("notification refused", slog.Any("error", err))
+	r.cfg.Logger.Debug("notification refused", slog.Any("error", err))
 }

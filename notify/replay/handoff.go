@@ -4,12 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/heraldfs/heraldfs/notify"
 )
 
 // bell wakes a thread that sleeps in a system call: the kernel does it directly, where a
@@ -50,18 +49,25 @@ func (b bell) wait(timeout time.Duration) {
 
 func (b bell) close() { unix.Close(int(b)) }
 
+// maxPosted is how many jobs may be put before the servant is woken for them.
+const maxPosted = 128
+
 // servant does for the replayer's thread what needs the process's descriptors: questions to
-// the wrapped file system, notifications, the log. One job at a time; the caller waits.
+// the wrapped file system, notifications, the log. Jobs are done in the order in which they were
+// put; only the replayer's thread puts any.
 type servant struct {
 	work, done bell
-	job        atomic.Pointer[job]
 	ended      chan struct{}
-}
+	// served counts the jobs that are done; wanted, if not zero, is how many of them the replayer
+	// waits for.
+	served, wanted atomic.Uint64
+	// put and trips count the jobs and the times that somebody waited for some. They are the replayer's.
+	put, trips uint64
 
-type job struct {
-	do       func()
-	finished atomic.Bool
-	quit     bool
+	mu     sync.Mutex
+	jobs   []func()
+	sleeps bool
+	quit   bool
 }
 
 func newServant() (*servant, error) {
@@ -80,47 +86,91 @@ func newServant() (*servant, error) {
 
 func (s *servant) serve() {
 	defer close(s.ended)
-	for {
-		s.work.wait(0)
-		j := s.job.Swap(nil)
-		if j == nil {
-			continue
+	var jobs []func()
+	for s.next(&jobs) {
+		for i, do := range jobs {
+			do()
+			jobs[i] = nil
+			s.served.Add(1)
 		}
-		if j.quit {
-			return
+		if n := s.wanted.Load(); n > 0 && s.served.Load() >= n {
+			s.done.ring()
 		}
-		j.do()
-		j.finished.Store(true)
-		s.done.ring()
 	}
+}
+
+// next swaps *jobs for what was put, waiting for some. It returns false when there is no more to come.
+func (s *servant) next(jobs *[]func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.jobs) == 0 {
+		if s.quit {
+			return false
+		}
+		s.sleeps = true
+		s.mu.Unlock()
+		s.work.wait(0)
+		s.mu.Lock()
+		s.sleeps = false
+	}
+	*jobs, s.jobs = s.jobs, (*jobs)[:0]
+	return true
+}
+
+// add puts a job and returns how many are put and not begun.
+func (s *servant) add(do func()) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.jobs = append(s.jobs, do)
+	s.put++
+	return len(s.jobs)
 }
 
 // run has do done and waits for it.
 func (s *servant) run(do func()) {
-	j := &job{do: do}
-	s.job.Store(j)
-	s.work.ring()
-	for !j.finished.Load() {
+	s.add(do)
+	s.await()
+}
+
+// await waits until all that was put is done.
+func (s *servant) await() {
+	if s.served.Load() == s.put {
+		return
+	}
+	s.trips++
+	s.wanted.Store(s.put)
+	s.flush()
+	for s.served.Load() < s.put {
 		s.done.wait(0)
+	}
+	s.wanted.Store(0)
+}
+
+// post has do done at the latest with the next job that is waited for, or at flush.
+func (s *servant) post(do func()) {
+	if s.add(do) >= maxPosted {
+		s.await()
 	}
 }
 
-// stop ends the servant. Nothing may call run any more.
+// flush has the servant do what was posted.
+func (s *servant) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.jobs) > 0 && s.sleeps {
+		s.sleeps = false
+		s.work.ring()
+	}
+}
+
+// stop ends the servant when all jobs are done. Nothing may be put any more.
 func (s *servant) stop() {
-	s.job.Store(&job{quit: true})
+	s.mu.Lock()
+	s.quit = true
+	s.sleeps = false
 	s.work.ring()
+	s.mu.Unlock()
 	<-s.ended
 	s.work.close()
 	s.done.close()
-}
-
-// remote is a Tree, a Notifier and the rest of what the replayer's thread must not
-// touch itself, by way of a servant. NodeIDs and Object are memory only and
-// are asked directly.
-type remote struct {
-	Tree
-	serve  *servant
-	raw    interface{ Forget(nodeid, nlookup uint64) }
-	notify Notifier
-	files  notify.FileMarker
 }

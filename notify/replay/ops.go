@@ -130,8 +130,8 @@ func (r *Replayer) one(p uint64, ev *notify.Event) {
 	case notify.OpOpen, notify.OpCloseNowrite, notify.OpCloseWrite:
 		r.open(p, name, ev)
 	case notify.OpMount, notify.OpUnmount:
-		r.note(r.far.InvalEntry(p, name, false))
-		r.note(r.far.InvalInode(p, 0, 0))
+		r.far.InvalEntry(p, name, false)
+		r.far.InvalInode(p, 0, 0)
 	}
 }
 
@@ -140,6 +140,9 @@ func (r *Replayer) one(p uint64, ev *notify.Event) {
 func (r *Replayer) obtain(obj notify.Object, dir notify.Object, p uint64, name string, out *fuse.EntryOut) bool {
 	if obj.IsZero() && r.ahead.changes(dir, name) {
 		return false
+	}
+	if found, asked := r.found.entry(obj, p, name, out); asked {
+		return found
 	}
 	return r.tree.Obtain(obj, p, name, out).Ok()
 }
@@ -253,7 +256,7 @@ func (r *Replayer) before(sd *side) {
 	}
 	var a fuse.Attr
 	left := 0
-	if r.tree.Attr(n.id, &a).Ok() {
+	if !r.found.gone(n.id) && r.tree.Attr(n.id, &a).Ok() {
 		left = int(a.Nlink)
 	}
 	if obj, ok := r.tree.Object(n.id); ok {

@@ -17,6 +17,7 @@ type queue struct {
 	room    *sync.Cond
 	limit   int
 	events  []notify.Event
+	found   []finding
 	waiters []waiter
 	idle    bool
 	closed  bool
@@ -58,8 +59,9 @@ func (q *queue) wakeLocked() {
 	}
 }
 
-// put appends copies of events; drained says that the source has read its queue to the end.
-func (q *queue) put(events []notify.Event, drained bool) error {
+// put appends copies of events and of what was found about them; drained says that the source has read
+// its queue to the end.
+func (q *queue) put(events []notify.Event, found []finding, drained bool) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.events) >= q.limit && !q.closed {
@@ -67,6 +69,10 @@ func (q *queue) put(events []notify.Event, drained bool) error {
 	}
 	if q.closed {
 		return notify.ErrClosed
+	}
+	for _, f := range found {
+		f.at += len(q.events)
+		q.found = append(q.found, f)
 	}
 	q.events = append(q.events, events...)
 	if len(events) > 0 {
@@ -92,6 +98,7 @@ func (q *queue) wait() (waiter, error) {
 
 type taken struct {
 	events  []notify.Event
+	found   []finding
 	waiters []waiter
 	// idle says that the source had nothing more when the last event was put.
 	idle bool
@@ -116,8 +123,8 @@ func (q *queue) take(spare []notify.Event, timeout time.Duration) (taken, bool) 
 		q.disappointLocked()
 		return taken{}, false
 	}
-	t := taken{q.events, q.waiters, q.idle}
-	q.events, q.waiters, q.idle = spare[:0], nil, false
+	t := taken{q.events, q.found, q.waiters, q.idle}
+	q.events, q.found, q.waiters, q.idle = spare[:0], nil, nil, false
 	q.room.Broadcast()
 	return t, true
 }

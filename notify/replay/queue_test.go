@@ -30,7 +30,7 @@ func modify(n int) []notify.Event {
 
 func TestQueueTakes(t *testing.T) {
 	q := newTestQueue(t, 10)
-	if err := errors.Join(q.put(modify(2), false), q.put(modify(1), true)); err != nil {
+	if err := errors.Join(q.put(modify(2), nil, false), q.put(modify(1), nil, true)); err != nil {
 		t.Fatal(err)
 	}
 	w, err := q.wait()
@@ -51,7 +51,7 @@ func TestQueueTakes(t *testing.T) {
 		t.Error(err)
 	}
 	// Events that come after the source was idle take that back.
-	if err := errors.Join(q.put(nil, true), q.put(modify(1), false)); err != nil {
+	if err := errors.Join(q.put(nil, nil, true), q.put(modify(1), nil, false)); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := q.take(nil, 0); got.idle || len(got.events) != 1 {
@@ -65,13 +65,13 @@ func TestQueueTakes(t *testing.T) {
 // TestQueueIsBounded puts more than there is room for.
 func TestQueueIsBounded(t *testing.T) {
 	q := newTestQueue(t, 4)
-	if err := q.put(modify(4), false); err != nil {
+	if err := q.put(modify(4), nil, false); err != nil {
 		t.Fatal(err)
 	}
 	var in atomic.Bool
 	second := make(chan error, 1)
 	go func() {
-		err := q.put(modify(2), true)
+		err := q.put(modify(2), nil, true)
 		in.Store(true)
 		second <- err
 	}()
@@ -95,11 +95,11 @@ func TestQueueIsBounded(t *testing.T) {
 // TestQueueCloses ends a put that waits for room and a take that waits for events.
 func TestQueueCloses(t *testing.T) {
 	full, empty := newTestQueue(t, 1), newTestQueue(t, 1)
-	if err := full.put(modify(1), false); err != nil {
+	if err := full.put(modify(1), nil, false); err != nil {
 		t.Fatal(err)
 	}
 	put, took := make(chan error, 1), make(chan bool, 1)
-	go func() { put <- full.put(modify(1), false) }()
+	go func() { put <- full.put(modify(1), nil, false) }()
 	go func() {
 		_, ok := empty.take(nil, 0)
 		took <- ok
@@ -124,7 +124,7 @@ func TestQueueWakes(t *testing.T) {
 	const n = 2000
 	go func() {
 		for range n {
-			if q.put(modify(1), false) != nil {
+			if q.put(modify(1), nil, false) != nil {
 				return
 			}
 		}
@@ -163,4 +163,47 @@ func TestServant(t *testing.T) {
 		t.Errorf("%d jobs done", n)
 	}
 	s.stop()
+}
+
+// TestServantPosts has jobs done that nobody waits for: in order, before any that is waited for, and
+// all of them before the end. Not too many are kept.
+func TestServantPosts(t *testing.T) {
+	s, err := newServant()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var did []int
+	post := func(i int) { s.post(func() { did = append(did, i) }) }
+	const jobs = 3*maxPosted + 5
+	for i := range jobs {
+		post(i)
+		s.mu.Lock()
+		waiting := len(s.jobs)
+		s.mu.Unlock()
+		if waiting > maxPosted {
+			t.Fatalf("%d jobs wait", waiting)
+		}
+		if i%7 == 0 {
+			s.flush()
+		}
+	}
+	s.run(func() { did = append(did, jobs) })
+	if len(did) != jobs+1 {
+		t.Fatalf("%d jobs done of %d before the one that was waited for", len(did), jobs+1)
+	}
+	post(jobs + 1)
+	s.await()
+	if len(did) != jobs+2 {
+		t.Error("what was posted was not waited for")
+	}
+	post(jobs + 2)
+	s.stop()
+	if len(did) != jobs+3 {
+		t.Error("what was posted last was not done")
+	}
+	for i, n := range did {
+		if i != n {
+			t.Fatalf("job %d was done as number %d", n, i)
+		}
+	}
 }

@@ -94,27 +94,53 @@ func (c *reconciler) check(r *Replayer, ev *notify.Event) {
 	add(ev.NewDir, ev.NewName)
 }
 
-// settle makes the guest ask again for names that it may know wrongly. No event comes of it.
-func (c *reconciler) settle(r *Replayer) {
-	for k := range c.checks {
-		var out fuse.EntryOut
-		now, _ := r.view.lookup(k.parent, k.name)
-		exists := r.tree.Obtain(notify.Object{}, k.parent, k.name, &out).Ok()
-		if exists {
-			if n := r.view.node(out.NodeId); n != nil {
-				r.note(r.far.InvalInode(out.NodeId, 0, -1))
+// settlePart is how many names are settled before the queue is looked at again.
+const settlePart = 512
+
+// settle makes the guest ask again for names that it may know wrongly. No event comes of it, and
+// if there are events it can wait, unless all is to be done.
+func (c *reconciler) settle(r *Replayer, all bool) {
+	part := make([]nameKey, 0, min(settlePart, len(c.checks)))
+	for len(c.checks) > 0 {
+		part = part[:0]
+		for k := range c.checks {
+			part = append(part, k)
+			delete(c.checks, k)
+			if len(part) == settlePart {
+				break
 			}
 		}
-		ghost := now != nil && now.isGhost() && exists && now.isDir() == (out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR)
-		if !ghost && ((now == nil) == exists || now != nil && exists && now.id != out.NodeId) {
-			r.view.doubt(k.parent, k.name)
-			r.expire(k.parent, k.name)
-		}
-		if exists {
-			r.far.Forget(out.NodeId, 1)
+		r.far.serve.run(func() {
+			for _, k := range part {
+				r.settleName(k)
+			}
+		})
+		if !all && r.q.len() > 0 {
+			return
 		}
 	}
-	clear(c.checks)
+}
+
+// settleName is done by the servant.
+func (r *Replayer) settleName(k nameKey) {
+	var out fuse.EntryOut
+	now, _ := r.view.lookup(k.parent, k.name)
+	exists := r.cfg.Tree.Obtain(notify.Object{}, k.parent, k.name, &out).Ok()
+	if exists {
+		if n := r.view.node(out.NodeId); n != nil {
+			r.refused(r.cfg.Notify.InvalInode(out.NodeId, 0, -1))
+		}
+	}
+	ghost := now != nil && now.isGhost() && exists && now.isDir() == (out.Attr.Mode&unix.S_IFMT == unix.S_IFDIR)
+	if !ghost && ((now == nil) == exists || now != nil && exists && now.id != out.NodeId) {
+		r.view.doubt(k.parent, k.name)
+		if k.parent != stagingID {
+			r.refused(r.cfg.Notify.InvalEntry(k.parent, k.name, true))
+		}
+	}
+	if exists {
+		r.far.raw.Forget(out.NodeId, 1)
+	}
 }
 
 // died notes that the last reference to an object is gone.
@@ -208,13 +234,13 @@ func (c *reconciler) pause(r *Replayer, idle, sync bool) {
 	}
 	if time.Now().Before(c.calmAt) && !(sync && r.q.len() == 0) {
 		if len(c.checks) >= toldLimit {
-			c.settle(r) // too soon costs questions only
+			c.settle(r, true) // too soon costs questions only
 		}
 		return
 	}
 	c.compare(r)
 	c.bury(r)
-	c.settle(r)
+	c.settle(r, sync)
 }
 
 // compare looks at the names that are to be verified.
@@ -324,7 +350,7 @@ func (d *diff) dir(r *Replayer, id uint64) {
 	obj, _ := r.tree.Object(id)
 	seen := r.view.names(id)
 	if alive {
-		r.note(r.far.InvalInode(id, 0, 0))
+		r.far.InvalInode(id, 0, 0)
 		r.tree.Names(id, func(name string, _ bool) bool {
 			d.entry(r, id, obj, name, seen, touched, depth)
 			delete(seen, name)
@@ -361,7 +387,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 	n := was.node
 	if known && n == nil && (changed || written) {
 		// Only ever listed: it may be another one by now, but nobody holds the old one.
-		r.note(r.far.InvalEntry(id, name, true))
+		r.far.InvalEntry(id, name, true)
 	}
 	switch {
 	case n != nil && (n.id == out.NodeId || n.isGhost() && n.isDir() == isDir) || known && n == nil:
@@ -372,7 +398,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 			tell(notify.OpAttrib)
 			return
 		}
-		r.note(r.far.InvalInode(out.NodeId, 0, -1))
+		r.far.InvalInode(out.NodeId, 0, -1)
 		if written {
 			tell(notify.OpModify)
 			tell(notify.OpCloseWrite)
@@ -383,7 +409,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 		d.gone = append(d.gone, found{id, name, n.id, n.isDir(), depth})
 		d.added = append(d.added, found{id, name, out.NodeId, isDir, depth})
 	case touched:
-		r.note(r.far.InvalEntry(id, name, true))
+		r.far.InvalEntry(id, name, true)
 		if changed {
 			d.added = append(d.added, found{id, name, out.NodeId, isDir, depth})
 		}

@@ -29,7 +29,12 @@ func (emptyTree) NodeIDs(dst []uint64, obj notify.Object) []uint64 {
 
 // TestChecksAreBounded notes names on a host that never comes to rest.
 func TestChecksAreBounded(t *testing.T) {
-	r := &Replayer{tree: emptyTree{}, view: newView(), q: newTestQueue(t, 1)}
+	serve, err := newServant()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer serve.stop()
+	r := &Replayer{cfg: Config{Tree: emptyTree{}}, tree: emptyTree{}, view: newView(), q: newTestQueue(t, 1), far: &remote{serve: serve}}
 	c := &r.recon
 	for i := range 2 * toldLimit {
 		c.calmAt = time.Now().Add(time.Hour)

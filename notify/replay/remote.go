@@ -9,6 +9,22 @@ import (
 	"github.com/heraldfs/heraldfs/notify"
 )
 
+// remote is a Tree, a Notifier and the rest of what the replayer's thread must not
+// touch itself, by way of a servant. NodeIDs and Object are memory only and
+// are asked directly. Nobody waits for what has no result: it is posted, and what a step
+// depends on is waited for once, by ready.
+type remote struct {
+	Tree
+	serve  *servant
+	raw    interface{ Forget(nodeid, nlookup uint64) }
+	notify Notifier
+	files  notify.FileMarker
+	// failed is told, by the servant, what a notification said.
+	failed func(error)
+	// due says that notifications were posted that the next step must not overtake.
+	due bool
+}
+
 func (r *remote) Obtain(obj notify.Object, parent uint64, name string, out *fuse.EntryOut) (st fuse.Status) {
 	r.serve.run(func() { st = r.Tree.Obtain(obj, parent, name, out) })
 	return st
@@ -43,17 +59,27 @@ func (r *remote) Names(nodeid uint64, yield func(name string, isDir bool) bool) 
 
 // Forget gives lookups back to the wrapped file system.
 func (r *remote) Forget(nodeid, nlookup uint64) {
-	r.serve.run(func() { r.raw.Forget(nodeid, nlookup) })
+	r.serve.post(func() { r.raw.Forget(nodeid, nlookup) })
 }
 
-func (r *remote) InvalInode(nodeid uint64, off, length int64) (err error) {
-	r.serve.run(func() { err = r.notify.InvalInode(nodeid, off, length) })
-	return err
+// InvalInode drops what the guest has cached of an inode before the next step.
+func (r *remote) InvalInode(nodeid uint64, off, length int64) {
+	r.due = true
+	r.serve.post(func() { r.failed(r.notify.InvalInode(nodeid, off, length)) })
 }
 
-func (r *remote) InvalEntry(parent uint64, name string, expireOnly bool) (err error) {
-	r.serve.run(func() { err = r.notify.InvalEntry(parent, name, expireOnly) })
-	return err
+// InvalEntry makes the guest ask again for a name before the next step.
+func (r *remote) InvalEntry(parent uint64, name string, expireOnly bool) {
+	r.due = true
+	r.serve.post(func() { r.failed(r.notify.InvalEntry(parent, name, expireOnly)) })
+}
+
+// ready returns when the notifications are out.
+func (r *remote) ready() {
+	if r.due {
+		r.due = false
+		r.serve.await()
+	}
 }
 
 // Follow has a file watched that left the known directories; Unfollow ends that.
@@ -65,7 +91,7 @@ func (r *remote) Follow(obj notify.Object, nodeid uint64) (err error) {
 }
 
 func (r *remote) Unfollow(obj notify.Object) {
-	r.serve.run(func() { r.files.Unmark(obj) })
+	r.serve.post(func() { r.files.Unmark(obj) })
 }
 
 // remoteLog has log lines written where their file is open.

@@ -101,6 +101,7 @@ type Replayer struct {
 	recon reconciler
 	opens openFiles
 	ahead lookahead
+	found scouts
 
 	staged uint64
 	// doubt says that resolveDoubt has something to do.
@@ -111,6 +112,7 @@ type Replayer struct {
 	places          places
 	emitIDs         []uint64
 	emitKept        []notify.Event
+	emitFound       []finding
 	idsA, idsB, idC []uint64
 
 	started chan struct{}
@@ -155,7 +157,7 @@ func (r *Replayer) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	r.far = &remote{Tree: r.cfg.Tree, serve: serve, raw: r.fs.RawFileSystem, notify: r.cfg.Notify, files: r.cfg.Files}
+	r.far = &remote{Tree: r.cfg.Tree, serve: serve, raw: r.fs.RawFileSystem, notify: r.cfg.Notify, files: r.cfg.Files, failed: r.refused}
 	r.tree, r.log = r.far, slog.New(remoteLog{r.cfg.Logger.Handler(), serve})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -195,7 +197,7 @@ func (r *Replayer) Started() <-chan struct{} { return r.started }
 // Deliver implements notify.Delivery, for events that come from elsewhere than the Source.
 func (r *Replayer) Deliver(events []notify.Event) error {
 	r.stats.Backlog.Add(int64(len(events)))
-	return r.q.put(events, false)
+	return r.q.put(events, nil, false)
 }
 
 // Sync implements notify.Delivery.
@@ -245,7 +247,7 @@ func (r *Replayer) emit(events []notify.Event) {
 		}
 	}
 	r.stats.Backlog.Add(int64(len(kept)))
-	r.q.put(kept, drained)
+	r.q.put(kept, r.scoutBatch(kept), drained)
 	clear(kept)
 	r.emitKept = kept
 }
@@ -323,6 +325,7 @@ func (r *Replayer) thread() error {
 	close(r.started)
 	var spare []notify.Event
 	for {
+		r.far.serve.flush()
 		t, ok := r.q.take(spare, r.patience())
 		if !ok {
 			return nil
@@ -352,6 +355,9 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 			tell(t.waiters, notify.ErrClosed)
 			return
 		}
+		if len(t.waiters) > 0 {
+			r.far.ready()
+		}
 		tell(t.waiters, nil)
 	}()
 	r.stats.stepped(time.Time{})
@@ -369,10 +375,12 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		defer r.dirs.stop()
 	}
 	r.ahead.reset(t.events)
+	r.found.reset(t.found)
 	for i := 0; i < len(t.events); i++ {
 		ev := &t.events[i]
 		r.stats.Backlog.Add(-1)
 		r.ahead.advance(t.events, i)
+		r.found.now = i
 		if ev.Op == notify.OpRename {
 			r.pairExchange(t, i)
 			ev = &t.events[i]
@@ -380,15 +388,19 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		if ev.Op == 0 {
 			continue
 		}
+		r.found.now = -1
 		if r.recon.swallow(r, ev) {
 			continue
 		}
+		r.scout(t.events, i)
 		r.replay(ev)
-		if len(t.events) > burst && ev.Op != notify.OpOverflow && (ev.Object.IsZero() || r.ahead.merged(ev)) {
+		if len(t.events) > burst && r.ahead.doubtful(ev) {
 			r.recon.check(r, ev)
 		}
 		r.stats.stepped(ev.Time)
 	}
+	r.found.now = -1
+	r.passOver(len(t.events))
 	r.links.flush(r, time.Now(), len(t.waiters) > 0)
 	r.recon.pause(r, t.idle, len(t.waiters) > 0)
 	if t.idle || len(t.waiters) > 0 {
