@@ -36,6 +36,9 @@ const (
 	PlainCache  = time.Second
 )
 
+// readAheadKB lets a file that is read in sequence come in as few large requests: as large as one can be.
+const readAheadKB = 1024
+
 // Options say what to mount where. Source and Mountpoint are required.
 type Options struct {
 	Source, Mountpoint string
@@ -101,6 +104,9 @@ func Mount(o Options) (*Guest, error) {
 		// POSIX ACLs make the kernel check permissions, and then the replayer could not repeat what another user
 		// did to files of his. Only our own user can enter here: the host's checks are enough.
 		dev.Fuse.EnableAcl = false
+	}
+	if dev.ReadAheadKB == 0 {
+		dev.ReadAheadKB = readAheadKB
 	}
 	dev.Logger = o.Logger
 	if g.conn, err = fusedev.Mount(o.Mountpoint, g.replay, dev); err != nil {

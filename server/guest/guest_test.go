@@ -3,9 +3,11 @@ package guest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -297,4 +299,17 @@ func object(t *testing.T, path string) notify.Object {
 		t.Fatal(err)
 	}
 	return obj
+}
+
+// TestReadsAhead looks up how much the kernel reads at once.
+func TestReadsAhead(t *testing.T) {
+	r := start(t, nil)
+	kb, err := os.ReadFile(fmt.Sprintf("/sys/class/bdi/0:%d/read_ahead_kb", r.conn.Device()))
+	if err != nil || strings.TrimSpace(string(kb)) != strconv.Itoa(readAheadKB) {
+		t.Errorf("%q kB, %v", kb, err)
+	}
+	r.cancel()
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
 }
