@@ -28,19 +28,36 @@ func (r *Replayer) pairExchange(t *taken, i int) {
 	if r.joinExchange(t.events, i) || i+1 < len(t.events) || !r.mayBeExchange(ev) {
 		return
 	}
-	more, ok := r.q.take(nil, exchangeWait)
-	if !ok {
+	n := len(t.events)
+	r.await(t, exchangeWait)
+	if len(t.events) == n {
 		return
 	}
-	r.found.add(more.found, len(t.events))
-	t.events = append(t.events, more.events...)
 	r.ahead.reset(t.events[i+1:])
 	r.ahead.shift(i + 1)
-	t.waiters = append(t.waiters, more.waiters...)
-	if len(more.events) > 0 || more.idle {
-		t.idle = more.idle
-	}
 	r.joinExchange(t.events, i)
+}
+
+// await lets what comes within patience join the batch. That somebody waits, or that the source
+// has read its queue to the end, is no event.
+func (r *Replayer) await(t *taken, patience time.Duration) {
+	end := time.Now().Add(patience)
+	for n := len(t.events); len(t.events) == n; {
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		more, ok := r.q.take(nil, left)
+		if !ok {
+			return
+		}
+		r.found.add(more.found, n)
+		t.events = append(t.events, more.events...)
+		t.waiters = append(t.waiters, more.waiters...)
+		if len(more.events) > 0 || more.idle {
+			t.idle = more.idle
+		}
+	}
 }
 
 func (r *Replayer) joinExchange(events []notify.Event, i int) bool {

@@ -4,18 +4,10 @@ import (
 	"context"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
-
-// SyncAttr is the extended attribute of the mount's root whose reading returns
-// when every earlier host change is visible and delivered.
-const SyncAttr = "user.heraldfs.sync"
-
-// syncTimeout bounds one read of SyncAttr.
-const syncTimeout = 60 * time.Second
 
 // FS is a fuse.RawFileSystem that passes everything to the one it wraps, keeps
 // the view of what the guest's kernel was told, and answers the requests of the replayer.
@@ -279,14 +271,6 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 	return f.RawFileSystem.Open(cancel, in, out)
 }
 
-// OpenDir implements fuse.RawFileSystem.
-func (f *FS) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if ours(in.NodeId) {
-		return fuse.Status(syscall.ESTALE)
-	}
-	return f.RawFileSystem.OpenDir(cancel, in, out)
-}
-
 // Release implements fuse.RawFileSystem. The replayer's handles are known by their number:
 // RELEASE carries no thread id.
 func (f *FS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
@@ -310,75 +294,4 @@ func (f *FS) Access(cancel <-chan struct{}, in *fuse.AccessIn) fuse.Status {
 		return fuse.OK
 	}
 	return f.RawFileSystem.Access(cancel, in)
-}
-
-// GetXAttr implements fuse.RawFileSystem, and SyncAttr and StatusAttr of the root.
-func (f *FS) GetXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string, dest []byte) (uint32, fuse.Status) {
-	if ours(h.NodeId) {
-		return 0, fuse.Status(syscall.ENODATA)
-	}
-	if h.NodeId == rootID && attr == SyncAttr {
-		return f.answerSync(cancel, dest)
-	}
-	if h.NodeId == rootID && attr == StatusAttr {
-		return f.answerStatus(h, dest)
-	}
-	n, st := f.RawFileSystem.GetXAttr(cancel, h, attr, dest)
-	if !st.Ok() && st != fuse.ERANGE && f.mine(h) != nil {
-		return 0, fuse.Status(syscall.ENODATA)
-	}
-	return n, st
-}
-
-func (f *FS) answerSync(cancel <-chan struct{}, dest []byte) (uint32, fuse.Status) {
-	const reply = "ok"
-	do := f.sync.Load()
-	if do == nil {
-		return 0, fuse.Status(syscall.ENOTSUP)
-	}
-	if len(dest) < len(reply) {
-		// A question for the size must not wait: getxattr(2) callers ask twice.
-		return uint32(len(reply)), fuse.ERANGE
-	}
-	ctx, stop := context.WithTimeout(context.Background(), syncTimeout)
-	defer stop()
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case <-cancel:
-			stop()
-		case <-done:
-		}
-	}()
-	switch err := (*do)(ctx); {
-	case err == nil:
-		return uint32(copy(dest, reply)), fuse.OK
-	case ctx.Err() == context.DeadlineExceeded:
-		return 0, fuse.Status(syscall.ETIMEDOUT)
-	case ctx.Err() != nil:
-		return 0, fuse.EINTR
-	default:
-		return 0, fuse.EIO
-	}
-}
-
-func (f *FS) ghostAttr(nodeid uint64, out *fuse.Attr) fuse.Status {
-	n := f.view.node(nodeid)
-	if n == nil {
-		return fuse.Status(syscall.ESTALE)
-	}
-	f.view.fillGhost(n, out)
-	return fuse.OK
-}
-
-// fillGhost makes attributes for something that has none.
-func (v *view) fillGhost(n *vnode, out *fuse.Attr) {
-	*out = fuse.Attr{Ino: n.id, Mode: n.mode | 0o600, Nlink: max(v.linksOf(n), 1), Blksize: 4096}
-	switch n.mode {
-	case unix.S_IFDIR:
-		out.Mode |= 0o700
-	case unix.S_IFLNK:
-		out.Mode |= 0o777
-	}
 }

@@ -139,6 +139,10 @@ func TestDiffOrder(t *testing.T) {
 	f := func(parent uint64, name string, node uint64, depth int) found {
 		return found{parent: parent, name: name, node: node, depth: depth}
 	}
+	dir := func(f found) found {
+		f.isDir = true
+		return f
+	}
 	for _, c := range []struct {
 		what string
 		d    diff
@@ -171,6 +175,18 @@ func TestDiffOrder(t *testing.T) {
 			gone:  []found{f(1, "a", 10, 0), f(1, "b", 10, 0)},
 			added: []found{f(1, "c", 10, 0)},
 		}, []string{"rename 1/a -> 1/c 10", "delete 1/b 10"}},
+		{"a file in the place of a directory", diff{
+			gone:  []found{f(1, "a", 10, 0), dir(f(1, "d", 11, 0)), f(11, "e", 12, 1)},
+			added: []found{f(1, "d", 10, 0)},
+		}, []string{"delete 11/e 12", "delete 1/d 11", "rename 1/a -> 1/d 10"}},
+		{"what waits for that", diff{
+			gone:  []found{f(1, "a", 10, 0), dir(f(1, "d", 11, 0)), dir(f(1, "x", 13, 0)), f(1, "y", 14, 0)},
+			added: []found{f(1, "d", 10, 0), dir(f(1, "a", 13, 0)), f(1, "z", 14, 0)},
+		}, []string{"rename 1/y -> 1/z 14", "delete 1/d 11", "rename 1/a -> 1/d 10", "rename 1/x -> 1/a 13"}},
+		{"a cycle of two types", diff{
+			gone:  []found{f(1, "a", 10, 0), dir(f(1, "d", 11, 0))},
+			added: []found{dir(f(1, "a", 11, 0)), f(1, "d", 10, 0)},
+		}, []string{"delete 1/a 10", "rename 1/d -> 1/a 11", "create 1/d 10"}},
 		{"a name that was only listed", diff{gone: []found{f(1, "a", 0, 0)}}, []string{"delete 1/a "}},
 		{"changes come last", diff{
 			gone:    []found{f(1, "a", 10, 0)},

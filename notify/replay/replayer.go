@@ -155,6 +155,9 @@ func New(cfg Config) (*Replayer, error) {
 func (r *Replayer) Run(ctx context.Context) error {
 	serve, err := newServant()
 	if err != nil {
+		r.q.abandon()
+		r.fs.sync.Store(nil)
+		r.q.ready.close()
 		return fmt.Errorf("replay: %w", err)
 	}
 	r.far = &remote{Tree: r.cfg.Tree, serve: serve, raw: r.fs.RawFileSystem, notify: r.cfg.Notify, files: r.cfg.Files, failed: r.refused}

@@ -58,6 +58,10 @@ func (s *snapshots) run() {
 }
 
 func (s *snapshots) list(id uint64) {
+	ended := make(map[string]bool)
+	s.view.mu.Lock()
+	s.view.listing, s.view.ended = id, ended
+	s.view.mu.Unlock()
 	names := make(map[string]bool)
 	// A directory that is gone again has nothing to remember.
 	_ = s.tree.Names(id, func(name string, isDir bool) bool {
@@ -66,13 +70,16 @@ func (s *snapshots) list(id uint64) {
 	})
 	s.view.mu.Lock()
 	defer s.view.mu.Unlock()
+	s.view.listing, s.view.ended = 0, nil
 	n := s.view.nodes[id]
 	if n == nil {
 		return
 	}
 	for name, isDir := range names {
-		d := n.child(name)
-		d.listed, d.listedDir = true, isDir
+		if !ended[name] {
+			d := n.child(name)
+			d.listed, d.listedDir = true, isDir
+		}
 	}
 }
 

@@ -26,10 +26,16 @@ type vnode struct {
 	gen          uint64 // its generation: with another one the kernel takes it for another inode
 	mode         uint32 // S_IFMT bits
 	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
+	rights       rights // as far as we told it
 	opened       bool   // the guest has opened it: its pages may be cached
 	names        []edge
 	children     map[string]*dentry // directories only, made when needed
 }
+
+// rights are what chmod and chown change.
+type rights struct{ mode, uid, gid uint32 }
+
+func rightsOf(a *fuse.Attr) rights { return rights{a.Mode &^ unix.S_IFMT, a.Uid, a.Gid} }
 
 func (n *vnode) isDir() bool   { return n.mode == unix.S_IFDIR }
 func (n *vnode) isReg() bool   { return n.mode == unix.S_IFREG }
@@ -62,6 +68,10 @@ type view struct {
 	marks     tombstones
 	// onDir, if set, is called with each directory that becomes known. It must not block.
 	onDir func(id uint64)
+	// listing is the directory that is being listed for onDir, and ended are the names whose end was
+	// told meanwhile: the listing can be from before.
+	listing uint64
+	ended   map[string]bool
 }
 
 func newView() *view {
@@ -92,7 +102,7 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 	if mode := out.Attr.Mode & unix.S_IFMT; n.mode != mode {
 		n.mode = mode // once: it is read without the lock
 	}
-	n.nlink = out.Attr.Nlink
+	n.nlink, n.rights = out.Attr.Nlink, rightsOf(&out.Attr)
 	if n.count == 1 && n.isDir() && v.onDir != nil && !ours(n.id) {
 		v.onDir(n.id)
 	}
@@ -108,6 +118,9 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 	d := p.child(name)
 	if v.onDir != nil {
 		d.listed, d.listedDir = true, n.isDir()
+	}
+	if v.listing == p.id {
+		delete(v.ended, name)
 	}
 	if d.node == n {
 		return
@@ -136,6 +149,9 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 
 // unlinkLocked ends p/name. early keeps what it stood for as the shadow.
 func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
+	if !early && v.listing == p.id {
+		v.ended[strings.Clone(name)] = true
+	}
 	d := p.children[name]
 	if d == nil {
 		return nil
@@ -182,7 +198,7 @@ func (v *view) absent(parent uint64, name string) {
 func (v *view) attr(nodeid uint64, a *fuse.Attr) {
 	v.mu.Lock()
 	if n := v.nodes[nodeid]; n != nil {
-		n.nlink = a.Nlink
+		n.nlink, n.rights = a.Nlink, rightsOf(a)
 	}
 	v.mu.Unlock()
 }
@@ -401,6 +417,13 @@ func (v *view) linksOf(n *vnode) uint32 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return n.nlink
+}
+
+// rightsOf returns what the guest was told of who may do what with n.
+func (v *view) rightsOf(n *vnode) rights {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.rights
 }
 
 // otherNames counts the names of n in known directories besides parent/name.

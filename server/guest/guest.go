@@ -160,7 +160,8 @@ func (g *Guest) gone(err error) bool {
 	case <-g.conn.Unmounted():
 		return true
 	default:
-		return errors.Is(err, notify.ErrClosed)
+		// An umount can be faster than the news of it.
+		return errors.Is(err, notify.ErrClosed) || !g.conn.Mounted()
 	}
 }
 
