@@ -94,7 +94,9 @@ func TestGhostRequests(t *testing.T) {
 			}
 			return st
 		}, fuse.OK},
-		{"setxattr", func(h fuse.InHeader) fuse.Status { return f.SetXAttr(nil, &fuse.SetXAttrIn{InHeader: h}, "user.a", nil) }, stale},
+		{"setxattr", func(h fuse.InHeader) fuse.Status {
+			return f.SetXAttr(nil, &fuse.SetXAttrIn{InHeader: h}, "user.a", nil)
+		}, stale},
 		{"removexattr", func(h fuse.InHeader) fuse.Status { return f.RemoveXAttr(nil, &h, "user.a") }, fuse.Status(syscall.ENODATA)},
 		{"readdir", func(h fuse.InHeader) fuse.Status { return f.ReadDir(nil, &fuse.ReadIn{InHeader: h}, nil) }, fuse.ENOENT},
 		{"readdirplus", func(h fuse.InHeader) fuse.Status { return f.ReadDirPlus(nil, &fuse.ReadIn{InHeader: h}, nil) }, fuse.ENOENT},
