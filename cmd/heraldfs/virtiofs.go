@@ -22,6 +22,8 @@ type virtiofsFlags struct {
 	queues      int
 	sandbox     string
 	fd          int
+	announce    string
+	maxNodes    int
 	metrics     metricsFlag
 	log         logFlags
 }
@@ -69,6 +71,9 @@ func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&f.queues, "queues", 8, "largest number of request queues that the monitor may use")
 	fs.StringVar(&f.sandbox, "sandbox", "", "how to confine the process to DIR: namespace (the default of root), chroot,\nlandlock (the default of others) or none")
 	fs.IntVar(&f.fd, "fd", -1, "use this descriptor, a listening socket, in place of --socket")
+	fs.StringVar(&f.announce, "announce-submounts", "on", "show file systems mounted below DIR as mounts, with device numbers of their own: on or off")
+	fs.Lookup("announce-submounts").NoOptDefVal = "on"
+	fs.IntVar(&f.maxNodes, "max-nodes", 0, "how many files the guest may know at a time; 0 is what fits into its memory, -1 no bound")
 	f.metrics.register(fs)
 	f.log.register(fs)
 }
@@ -96,6 +101,12 @@ func (f *virtiofsFlags) options(logger *slog.Logger) (passthrough.Options, error
 		o.FileHandles = passthrough.HandleMandatory
 	default:
 		return o, fmt.Errorf("--inode-file-handles %q: give never, prefer or mandatory", f.fileHandles)
+	}
+	if f.announce != "on" && f.announce != "off" {
+		return o, fmt.Errorf("--announce-submounts %q: give on or off", f.announce)
+	}
+	if f.maxNodes < -1 {
+		return o, fmt.Errorf("--max-nodes %d: give a number, 0 or -1", f.maxNodes)
 	}
 	if f.queues < 1 {
 		return o, fmt.Errorf("--queues %d: give 1 or more", f.queues)

@@ -241,9 +241,9 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 		return fmt.Errorf("--sandbox: %w", err)
 	}
 	opts.Landlocked = box.Mode != sandbox.None
-	newFS := func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+	newFS := func(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
 		report.broken.Store(nil) // a reset has healed the device
-		fs, err := passthrough.New(dir, opts)
+		fs, err := passthrough.New(dir, f.forGuest(opts, g))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -276,4 +276,23 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 
 func (f *virtiofsFlags) box(mode sandbox.Mode, dir string, log *slog.Logger) sandbox.Options {
 	return sandbox.Options{Mode: mode, Dir: dir, NoHandles: f.fileHandles == "never", Logger: log}
+}
+
+// What a node costs a guest's kernel in memory at the least (it is about 1100 bytes), and how many it may have before
+// we count: FORGETs that are on their way.
+const (
+	nodeMemory = 1 << 10
+	spareNodes = 1 << 16
+)
+
+// forGuest fits opts to the guest that mounts.
+func (f *virtiofsFlags) forGuest(opts passthrough.Options, g virtiofs.Guest) passthrough.Options {
+	opts.AnnounceSubmounts = f.announce == "on" && g.InitFlags&fuse.CAP_SUBMOUNTS != 0
+	switch {
+	case f.maxNodes > 0:
+		opts.NodeLimit = func() int { return f.maxNodes }
+	case f.maxNodes == 0:
+		opts.NodeLimit = func() int { return int(g.Memory()/nodeMemory) + spareNodes }
+	}
+	return opts
 }

@@ -166,7 +166,7 @@ func (fs *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 	if err := unix.Statx(fd.Int(), "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
 		return status(err)
 	}
-	st.Ino = n.dev.ino(st.Ino)
+	st.Ino = n.ino(st.Ino)
 	out.FromStatx(&st)
 	if fs.cacheable(n, uint64(st.Nlink)) {
 		out.SetTimeout(fs.opts.AttrTimeout)

@@ -14,6 +14,8 @@ import (
 const (
 	direntBuf  = 32 << 10
 	maxStreams = 64
+	// maxBuffered is how many open directories may keep what was read ahead of them.
+	maxBuffered = 256
 )
 
 // stream reads a directory. Offsets are the host's, so a stream can be left, closed and
@@ -64,7 +66,7 @@ func (fs *FS) openStream(n *node) (*stream, error) {
 func (s *stream) each(offset uint64, emit func(*dirent) bool) (end bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if offset == 0 || offset != s.at {
+	if offset == 0 || offset != s.at || s.buf == nil {
 		if _, err := unix.Seek(s.fd.Int(), int64(offset), unix.SEEK_SET); err != nil {
 			return false, err
 		}
@@ -93,6 +95,13 @@ func (s *stream) each(offset uint64, emit func(*dirent) bool) (end bool, err err
 		}
 		s.rest, s.at = s.rest[size:], d.off
 	}
+}
+
+// dropBuffer frees memory; what comes next is read again.
+func (s *stream) dropBuffer() {
+	s.mu.Lock()
+	s.buf, s.rest = nil, nil
+	s.mu.Unlock()
 }
 
 // parseDirent reads
@@ -309,13 +318,16 @@ func (fs *FS) readDir(in *fuse.ReadIn, add func(*stream, *dirent) bool) fuse.Sta
 		return status(err)
 	}
 	end, err := s.each(in.Offset, func(d *dirent) bool { return add(s, d) })
+	if fs.files.openDirs() > maxBuffered {
+		s.dropBuffer()
+	}
 	done(end)
 	return status(err)
 }
 
 // entry is d as the guest sees it. The root's ".." is the root.
 func (s *stream) entry(d *dirent) fuse.DirEntry {
-	ino := s.n.dev.ino(d.ino)
+	ino := s.n.ino(d.ino)
 	if s.n.id == rootID && string(d.name) == ".." {
 		ino = fuse.FUSE_UNKNOWN_INO
 	}

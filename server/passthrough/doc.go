@@ -51,6 +51,10 @@
 // d<<48|st_ino, or if st_ino needs more than 48 bits, a hash of both with bit 63 set: the guest sees one
 // st_dev, and tools compare (st_dev, st_ino).
 //
+// With AnnounceSubmounts the guest's kernel mounts a directory whose device is not its parent's, and gives it an st_dev of
+// its own; then only files that are on another device than their directory need such numbers (a file as
+// a mount point; the lower layers of an overlayfs).
+//
 // # Events
 //
 // With a Marker every directory is marked before the reply that makes it known goes out.

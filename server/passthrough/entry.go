@@ -69,7 +69,6 @@ func (fs *FS) lookup(p *node, dir int, name string, out *fuse.EntryOut) error {
 }
 
 // enterPath is enter for an O_PATH descriptor, which becomes the node's or is closed.
-// enterPath is enter for an O_PATH descriptor, which becomes the node's or is closed.
 func (fs *FS) enterPath(p *node, name string, fd int, out *fuse.EntryOut) error {
 	n, kept, err := fs.enter(p, name, fd, true, out)
 	if kept {
@@ -109,7 +108,7 @@ func (fs *FS) enter(p *node, name string, fd int, isPath bool, out *fuse.EntryOu
 			return nil, false, err
 		}
 	}
-	n, kept, st, err := fs.nodeOf(kind, &h, m, fd, isPath)
+	n, kept, st, err := fs.nodeOf(kind, &h, m, p, fd, isPath)
 	if err != nil {
 		return nil, false, err
 	}
@@ -128,7 +127,7 @@ func (fs *FS) enter(p *node, name string, fd int, isPath bool, out *fuse.EntryOu
 }
 
 // nodeOf is the part of enter that knows the identity. It consumes the reference to m.
-func (fs *FS) nodeOf(kind sys.HandleKind, h *sys.Handle, m *mount, fd int, isPath bool) (n *node, kept bool, st unix.Stat_t, err error) {
+func (fs *FS) nodeOf(kind sys.HandleKind, h *sys.Handle, m *mount, p *node, fd int, isPath bool) (n *node, kept bool, st unix.Stat_t, err error) {
 	fresh := false
 	defer func() {
 		if !fresh {
@@ -145,7 +144,13 @@ func (fs *FS) nodeOf(kind sys.HandleKind, h *sys.Handle, m *mount, fd int, isPat
 	if n = fs.find(kind, h, m, dev, &st); n != nil {
 		return n, false, st, nil
 	}
+	if fs.nodes.full(fs.opts.NodeLimit) {
+		fs.tooMany.Do(func() { fs.log.Warn("the guest knows too many files", "limit", fs.opts.NodeLimit()) })
+		return nil, false, st, unix.ENOMEM
+	}
 	n = &node{mnt: m, dev: dev, typ: st.Mode & unix.S_IFMT}
+	// A file on another device than its directory cannot be a mount in the guest.
+	n.hostIno = fs.opts.AnnounceSubmounts && (n.isDir() || dev.dev == p.dev.dev)
 	if kind == sys.HandleNone {
 		n.obj = sys.InodeObject(dev.fsid, st.Ino, st.Dev)
 	} else {
@@ -196,6 +201,9 @@ func (fs *FS) fill(n, p *node, st *unix.Stat_t, out *fuse.EntryOut) {
 	out.NodeId = n.id
 	out.Generation = 0
 	fillAttr(&out.Attr, n, st)
+	if fs.opts.AnnounceSubmounts && n.isDir() && n.dev.dev != p.dev.dev {
+		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
+	}
 	if !p.volatile.Load() {
 		out.SetEntryTimeout(fs.opts.EntryTimeout)
 	}
@@ -205,7 +213,7 @@ func (fs *FS) fill(n, p *node, st *unix.Stat_t, out *fuse.EntryOut) {
 }
 
 func fillAttr(a *fuse.Attr, n *node, st *unix.Stat_t) {
-	a.Ino = n.dev.ino(st.Ino)
+	a.Ino = n.ino(st.Ino)
 	a.Size, a.Blocks = uint64(st.Size), uint64(st.Blocks)
 	a.Atime, a.Atimensec = uint64(st.Atim.Sec), uint32(st.Atim.Nsec)
 	a.Mtime, a.Mtimensec = uint64(st.Mtim.Sec), uint32(st.Mtim.Nsec)

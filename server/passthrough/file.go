@@ -61,6 +61,12 @@ func (t *fileTable) get(fh uint64, n *node) *openFile {
 	return f
 }
 
+func (t *fileTable) openDirs() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.dirs)
+}
+
 func (t *fileTable) remove(fh uint64) *openFile {
 	t.mu.Lock()
 	f := t.byFH[fh]

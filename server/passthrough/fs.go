@@ -32,6 +32,7 @@ type FS struct {
 	streams streamCache
 	markMu  [16]sync.Mutex
 
+	tooMany   sync.Once
 	closeOnce sync.Once
 }
 
@@ -96,7 +97,7 @@ func (fs *FS) addRoot(raw int) error {
 		fs.releaseMount(m)
 		return err
 	}
-	n := &node{id: rootID, mnt: m, obj: obj, dev: dev, typ: unix.S_IFDIR, pin: sys.NewFD(raw)}
+	n := &node{id: rootID, mnt: m, obj: obj, dev: dev, typ: unix.S_IFDIR, hostIno: true, pin: sys.NewFD(raw)}
 	fs.root, _ = fs.nodes.insert(n)
 	if err := fs.mark(fs.root, raw); err != nil {
 		fs.releaseMount(m)

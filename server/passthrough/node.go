@@ -19,6 +19,8 @@ type node struct {
 	obj notify.Object
 	dev *device
 	typ uint32 // S_IFMT bits; an inode never changes them
+	// hostIno says that the guest sees the host's inode number, whatever the device.
+	hostIno bool
 
 	// next is the same object on another mount. Guarded by table.mu.
 	next *node
@@ -52,6 +54,14 @@ func (fs *FS) cacheable(n *node, nlink uint64) bool {
 		n.linked.Store(nlink > 1)
 	}
 	return !n.volatile.Load() && !n.linked.Load()
+}
+
+// ino maps an inode number of n's device to the guest's.
+func (n *node) ino(host uint64) uint64 {
+	if n.hostIno {
+		return host
+	}
+	return n.dev.ino(host)
 }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }
@@ -121,6 +131,16 @@ func (t *table) get(id uint64) *node {
 	n := t.byID[id]
 	t.mu.RUnlock()
 	return n
+}
+
+// full reports whether limit, if there is one, is reached.
+func (t *table) full(limit func() int) bool {
+	if limit == nil {
+		return false
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byID) >= limit()
 }
 
 func (t *table) findLocked(obj notify.Object, m *mount) *node {

@@ -60,6 +60,14 @@ type Options struct {
 	// guest kernel's permission check is taken to have considered them.
 	ForeignPids bool
 
+	// AnnounceSubmounts has the kernel mount what lies on other devices than its parent, so that every device of the host is
+	// one in the guest, and objects show the host's st_ino. It needs a kernel that offers FUSE_SUBMOUNTS.
+	AnnounceSubmounts bool
+
+	// NodeLimit, if not nil, returns how many nodes there may be; a lookup that would make one more
+	// fails with ENOMEM. It is asked for each new node.
+	NodeLimit func() int
+
 	// Landlocked says that the process is under Landlock. It lets nobody read or truncate a file that was opened by handle
 	// and whose name is not cached; such a file answers ESTALE, so that the guest looks it up by name again.
 	Landlocked bool
@@ -100,6 +108,9 @@ func (fs *FS) MountOptions() fuse.MountOptions {
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
 			fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_ASYNC_DIO | fuse.CAP_READDIRPLUS_AUTO |
 			fuse.CAP_HAS_EXPIRE_ONLY | fuse.CAP_HAS_RESEND,
+	}
+	if fs.opts.AnnounceSubmounts {
+		o.ExtraCapabilities |= fuse.CAP_SUBMOUNTS
 	}
 	if fs.opts.NoOpendir {
 		o.ExtraCapabilities |= fuse.CAP_NO_OPENDIR_SUPPORT

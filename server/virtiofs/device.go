@@ -18,7 +18,15 @@ const cancelAfter = 100 * time.Millisecond
 
 // NewFS makes the file system of one FUSE session. It is called for each INIT: a mount in
 // the guest. OnUnmount is called when the session has ended and no handler runs.
-type NewFS func() (fuse.RawFileSystem, *fuse.MountOptions, error)
+type NewFS func(Guest) (fuse.RawFileSystem, *fuse.MountOptions, error)
+
+// Guest is what is known of a guest that mounts.
+type Guest struct {
+	// InitFlags are the features that its kernel offers (fuse.CAP_*).
+	InitFlags uint64
+	// Memory returns how many bytes of memory the guest has. That can change.
+	Memory func() uint64
+}
 
 // device is the state of one connection.
 type device struct {
@@ -43,6 +51,8 @@ type device struct {
 
 	// mountMu serialises INIT and DESTROY.
 	mountMu sync.Mutex
+	// memSize is what mem has, for everybody.
+	memSize atomic.Uint64
 	current atomic.Pointer[session]
 }
 
@@ -155,6 +165,7 @@ func (d *device) setMemory(m *memory) error {
 	}
 	d.mem.release()
 	d.mem = m
+	d.memSize.Store(m.size())
 	return errors.Join(errs...)
 }
 

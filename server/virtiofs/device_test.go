@@ -17,7 +17,7 @@ import (
 
 // loopback is a NewFS for dir.
 func loopback(dir string) NewFS {
-	return func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+	return func(g Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
 		root, err := fs.NewLoopbackRoot(dir)
 		if err != nil {
 			return nil, nil, err
@@ -130,9 +130,9 @@ func TestIndirectAndManyAtOnce(t *testing.T) {
 func TestReset(t *testing.T) {
 	dir := t.TempDir()
 	var made, gone atomic.Int32
-	path := startServer(t, Options{}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+	path := startServer(t, Options{}, func(g Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
 		made.Add(1)
-		raw, o, err := loopback(dir)()
+		raw, o, err := loopback(dir)(g)
 		return &countUnmount{raw, &gone}, o, err
 	})
 	f := dial(t, path)
@@ -179,8 +179,8 @@ func TestReconnect(t *testing.T) {
 	dir := t.TempDir()
 	stuck := &stuckFS{entered: make(chan struct{}, 8)}
 	gone := make(chan error, 2)
-	path := startServer(t, Options{OnDisconnect: func(err error) { gone <- err }}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
-		raw, o, err := loopback(dir)()
+	path := startServer(t, Options{OnDisconnect: func(err error) { gone <- err }}, func(g Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		raw, o, err := loopback(dir)(g)
 		return &stuckFS{RawFileSystem: raw, entered: stuck.entered}, o, err
 	})
 	for range 2 {
@@ -227,8 +227,8 @@ func wait[T any](t *testing.T, c <-chan T) T {
 // TestVringBaseQuiesces: a stopped queue has given back everything.
 func TestVringBaseQuiesces(t *testing.T) {
 	entered := make(chan struct{}, 8)
-	f := dial(t, startServer(t, Options{}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
-		raw, o, err := loopback(t.TempDir())()
+	f := dial(t, startServer(t, Options{}, func(g Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		raw, o, err := loopback(t.TempDir())(g)
 		return &stuckFS{raw, entered}, o, err
 	}))
 	f.setup(2, 0)
@@ -316,8 +316,8 @@ func TestBrokenGuest(t *testing.T) {
 func TestHeadTwice(t *testing.T) {
 	errs := make(chan error, 1)
 	entered := make(chan struct{}, 8)
-	f := dial(t, startServer(t, Options{OnError: func(err error) { errs <- err }}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
-		raw, o, err := loopback(t.TempDir())()
+	f := dial(t, startServer(t, Options{OnError: func(err error) { errs <- err }}, func(g Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		raw, o, err := loopback(t.TempDir())(g)
 		return &stuckFS{raw, entered}, o, err
 	}))
 	f.setup(2, 0)
@@ -391,8 +391,8 @@ func TestOldKernel(t *testing.T) {
 // TestLocksDoNotStarve: waiting locks take neither the workers nor the queue.
 func TestLocksDoNotStarve(t *testing.T) {
 	entered := make(chan struct{}, 8)
-	f := dial(t, startServer(t, Options{MaxWorkers: 1}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
-		raw, o, err := loopback(t.TempDir())()
+	f := dial(t, startServer(t, Options{MaxWorkers: 1}, func(g Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
+		raw, o, err := loopback(t.TempDir())(g)
 		return &stuckFS{raw, entered}, o, err
 	}))
 	f.setup(2, 0)

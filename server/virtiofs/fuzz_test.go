@@ -14,7 +14,7 @@ import (
 )
 
 // emptyFS answers everything with ENOSYS and says nothing: what is tried is the way to it.
-func emptyFS() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+func emptyFS(Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
 	return fuse.NewDefaultRawFileSystem(), &fuse.MountOptions{Logger: log.New(io.Discard, "", 0)}, nil
 }
 
@@ -158,7 +158,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte, outLen uint16) {
 		d := newDevice(&Options{Queues: 1, MaxWorkers: 4, Logger: slog.New(slog.DiscardHandler)}, emptyFS)
 		defer d.close()
-		s, err := newSession(emptyFS, d.log)
+		s, err := newSession(emptyFS, Guest{}, d.log)
 		if err != nil {
 			t.Fatal(err)
 		}

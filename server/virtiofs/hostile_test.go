@@ -62,7 +62,7 @@ func TestHostileGuest(t *testing.T) {
 	}
 	before := snapshot(t, top)
 	log := &panics{}
-	path := startServer(t, Options{Logger: slog.New(log)}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+	path := startServer(t, Options{Logger: slog.New(log)}, func(Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
 		fs, err := passthrough.New(share, passthrough.Options{ForeignPids: true})
 		if err != nil {
 			return nil, nil, err
@@ -197,7 +197,7 @@ func TestForged(t *testing.T) {
 	if err := os.Symlink("../secret", filepath.Join(share, "up")); err != nil {
 		t.Fatal(err)
 	}
-	f := dial(t, startServer(t, Options{}, func() (fuse.RawFileSystem, *fuse.MountOptions, error) {
+	f := dial(t, startServer(t, Options{}, func(Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
 		fs, err := passthrough.New(share, passthrough.Options{ForeignPids: true})
 		if err != nil {
 			return nil, nil, err

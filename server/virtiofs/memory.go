@@ -74,6 +74,14 @@ type memory struct {
 	refs    atomic.Int32
 }
 
+// size is how many bytes there are.
+func (m *memory) size() (n uint64) {
+	for _, r := range m.regions {
+		n += r.size
+	}
+	return n
+}
+
 // newMemory takes over one reference to each region.
 func newMemory(regions []*region) *memory {
 	m := &memory{regions: regions}

@@ -146,7 +146,7 @@ func (d *device) init(r *request, h header) int {
 	d.mountMu.Lock()
 	defer d.mountMu.Unlock()
 	d.swapSession(nil).end()
-	s, err := newSession(d.newFS, d.log)
+	s, err := newSession(d.newFS, Guest{InitFlags: r.initFlags(), Memory: d.memSize.Load}, d.log)
 	if err != nil {
 		d.log.Error("a guest's mount failed", "err", err)
 		return r.refuse(h, unix.EIO)
@@ -164,6 +164,21 @@ func (d *device) init(r *request, h header) int {
 	}
 	d.swapSession(s)
 	return n
+}
+
+// initFlags reads what the kernel offers:
+//
+//	struct fuse_init_in { uint32_t major, minor, max_readahead, flags, flags2; uint32_t unused[11]; };
+//
+// Older kernels send no flags2.
+func (r *request) initFlags() uint64 {
+	var b [8]byte
+	copy(b[:], gather(r.in, inHeaderSize+12, 8))
+	flags := binary.LittleEndian.Uint64(b[:])
+	if flags&fuse.CAP_INIT_EXT == 0 {
+		flags = uint64(uint32(flags))
+	}
+	return flags
 }
 
 // replied reports whether the n bytes written to r.out are a reply without an error.

@@ -22,8 +22,8 @@ type session struct {
 	wg     sync.WaitGroup      // handlers; none is added once ended
 }
 
-func newSession(newFS NewFS, log *slog.Logger) (*session, error) {
-	fs, opts, err := newFS()
+func newSession(newFS NewFS, guest Guest, log *slog.Logger) (*session, error) {
+	fs, opts, err := newFS(guest)
 	if err != nil {
 		return nil, fmt.Errorf("file system: %w", err)
 	}

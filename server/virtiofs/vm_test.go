@@ -33,6 +33,7 @@ type backend struct {
 	t            *testing.T
 	dir, socket  string
 	cache        time.Duration
+	announce     bool
 	made, closed atomic.Int32
 	connected    chan struct{}
 	disconnected chan error
@@ -65,8 +66,12 @@ func (c closing) OnUnmount() {
 	c.b.closed.Add(1)
 }
 
-func (b *backend) newFS() (fuse.RawFileSystem, *fuse.MountOptions, error) {
-	fs, err := passthrough.New(b.dir, passthrough.Options{EntryTimeout: b.cache, AttrTimeout: b.cache, NegativeTimeout: b.cache, ForeignPids: true})
+func (b *backend) newFS(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
+	if g.Memory() < 64<<20 {
+		b.t.Errorf("the guest has %d bytes of memory", g.Memory())
+	}
+	fs, err := passthrough.New(b.dir, passthrough.Options{EntryTimeout: b.cache, AttrTimeout: b.cache, NegativeTimeout: b.cache, ForeignPids: true,
+		AnnounceSubmounts: b.announce && g.InitFlags&fuse.CAP_SUBMOUNTS != 0})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -251,6 +256,68 @@ func TestMachines(t *testing.T) {
 	}
 	if made, closed := b.made.Load(), b.closed.Load(); made != 2 || closed != 2 {
 		t.Errorf("%d sessions made, %d ended", made, closed)
+	}
+}
+
+// TestSubmounts: two file systems below DIR that number alike are two file systems in the guest, or one if not announced.
+func TestSubmounts(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	dir := t.TempDir()
+	for _, d := range []string{"one", "two"} {
+		d = filepath.Join(dir, d)
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("none", d, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(d, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := os.WriteFile(filepath.Join(d, "f"), []byte(d), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	on, off := newBackend(t, dir, time.Hour), newBackend(t, dir, time.Hour)
+	on.announce = true
+	vm := vmtest.Start(t, vmtest.Options{Shares: []vmtest.Share{{Socket: on.socket, Tag: "on"}, {Socket: off.socket, Tag: "off"}}})
+	vm.Mount("on", "/on")
+	vm.Mount("off", "/off")
+	vm.Run("ls -lR /on /off >/dev/null")
+	fields := func(dir string) (f [3][2]string) {
+		for i, l := range strings.Split(vm.Run("stat -c '%d %i' "+dir+"/. "+dir+"/one/f "+dir+"/two/f"), "\n") {
+			copy(f[i][:], strings.Fields(l))
+		}
+		return f
+	}
+	var hostIno [2]string
+	for i, d := range []string{"one", "two"} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, d, "f"), &st); err != nil {
+			t.Fatal(err)
+		}
+		hostIno[i] = fmt.Sprint(st.Ino)
+	}
+	if hostIno[0] != hostIno[1] {
+		t.Fatalf("the host numbers them %v: the test is none", hostIno)
+	}
+	f := fields("/on")
+	if f[1][1] != hostIno[0] || f[2][1] != hostIno[1] || f[1][0] == f[2][0] || f[0][0] == f[1][0] || f[0][0] == f[2][0] {
+		t.Errorf("announced: root, one/f, two/f are %v; the files have %v on the host", f, hostIno)
+	}
+	f = fields("/off")
+	if f[1][1] == f[2][1] || f[0][0] != f[1][0] || f[0][0] != f[2][0] {
+		t.Errorf("not announced: root, one/f, two/f are %v", f)
+	}
+	same(t, "find -xdev, announced", vm.Run("find /on -xdev -type f | wc -l; grep -c ' /on/' /proc/mounts"), "0\n2")
+	same(t, "find -xdev, not announced", vm.Run("find /off -xdev -type f | wc -l; grep -c ' /off' /proc/mounts"), "2\n1")
+	same(t, "content", vm.Run("cat /on/one/f; echo -n new > /on/two/f; mv /on/one/f /on/one/g; umount /on"), filepath.Join(dir, "one"))
+	on.expect("two/f", "new")
+	on.expect("one/g", filepath.Join(dir, "one"))
+	if n := on.closed.Load(); n != 1 {
+		t.Errorf("%d sessions ended by umount", n)
 	}
 }
 
