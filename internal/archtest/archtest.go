@@ -57,7 +57,7 @@ var layers = []layer{
 	{name: "server", packages: []string{"server/..."}, imports: []string{"notify/...", "protocol/...", "internal/sys"}, together: true},
 	{
 		name:     "test bench",
-		packages: []string{"internal/testenv/...", "internal/vmtest/...", "internal/inotest/...", "internal/opgen/...", "internal/archtest/...", "internal/e2e/..."},
+		packages: []string{"internal/testenv/...", "internal/vmtest/...", "internal/inotest/...", "internal/opgen/...", "internal/archtest/...", "internal/e2e/...", "internal/nettest/..."},
 		imports:  []string{"notify", "internal/sys"}, together: true,
 	},
 	// What the commands share, and is no service to anybody else.

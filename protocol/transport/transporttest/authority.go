@@ -1,5 +1,5 @@
 // Package transporttest helps tests that need certificates: an Authority signs them, for
-// an hour and for this machine's loopback addresses.
+// an hour, for this machine's loopback addresses and those that the test names.
 package transporttest
 
 import (
@@ -37,8 +37,9 @@ func NewAuthority(t testing.TB) *Authority {
 }
 
 // Issue signs a certificate for both sides of a connection with a common name, and
-// returns the PEM files of it and of its key. A second one of the same name replaces the first.
-func (a *Authority) Issue(t testing.TB, name string) (cert, key string) {
+// returns the PEM files of it and of its key. A second one of the same name replaces the first. ips are
+// addresses that it is good for besides the loopback's.
+func (a *Authority) Issue(t testing.TB, name string, ips ...net.IP) (cert, key string) {
 	t.Helper()
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -50,7 +51,7 @@ func (a *Authority) Issue(t testing.TB, name string) (cert, key string) {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 		DNSNames:    []string{"localhost"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		IPAddresses: append([]net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, ips...),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	parent, signer := a.cert, a.key
