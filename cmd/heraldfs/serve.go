@@ -250,7 +250,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 			return err
 		}
 		defer r.stream.Close()
-		r.source = newTreeSource(t)
+		r.source = newTreeSource(t, r.stream.Ready)
 		r.source.wanted = r.stream.WantsState
 		if len(origins.rules) > 0 {
 			r.source.origin = newOriginCache(origins).name

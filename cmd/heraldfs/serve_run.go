@@ -53,7 +53,6 @@ func (s *serving) run(ctx context.Context) error {
 	for _, r := range s.roots {
 		select {
 		case <-r.source.ready:
-			r.stream.Ready()
 		case <-ctx.Done():
 			return cause(ctx)
 		}

@@ -16,6 +16,8 @@ type treeSource struct {
 	tree  *tree.Tree
 	ready chan struct{} // closed when nothing is missed any more
 	once  sync.Once
+	// onReady is called before that, and before any change is emitted.
+	onReady func()
 
 	// wanted says whether somebody has a use for states; origin names a process. Both may be nil.
 	wanted func() bool
@@ -26,20 +28,23 @@ type treeSource struct {
 	states   map[string]tree.State // of this batch
 }
 
-func newTreeSource(t *tree.Tree) *treeSource {
-	return &treeSource{tree: t, ready: make(chan struct{})}
+func newTreeSource(t *tree.Tree, onReady func()) *treeSource {
+	return &treeSource{tree: t, ready: make(chan struct{}), onReady: onReady}
 }
 
 // Run implements stream.Source.
 func (s *treeSource) Run(ctx context.Context, emit func([]stream.Record)) error {
 	return s.tree.Run(ctx, func(records []tree.Record) {
 		s.buf = s.buf[:0]
-		ready := false
 		clear(s.states)
 		for i := range records {
 			r := &records[i]
 			if r.Type == tree.TypeReady {
-				ready = true
+				// It is a Tree's first record.
+				s.once.Do(func() {
+					s.onReady()
+					close(s.ready)
+				})
 				continue
 			}
 			if rec, ok := s.record(r); ok {
@@ -49,9 +54,6 @@ func (s *treeSource) Run(ctx context.Context, emit func([]stream.Record)) error 
 		if len(s.buf) > 0 {
 			emit(s.buf)
 			clear(s.buf)
-		}
-		if ready {
-			s.once.Do(func() { close(s.ready) })
 		}
 	})
 }

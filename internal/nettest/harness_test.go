@@ -5,10 +5,9 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -122,24 +121,29 @@ func (p *process) end(sig syscall.Signal) {
 	})
 }
 
-// wait returns the submatches of the first match in the output.
-func (p *process) wait(expr string) []string {
+// until waits for an output that ok likes.
+func (p *process) until(what string, ok func(text string) bool) {
 	p.t.Helper()
-	re := regexp.MustCompile(expr)
 	deadline := time.After(patience)
 	for {
 		p.mu.Lock()
-		m, changed := re.FindStringSubmatch(p.out.String()), p.changed
+		done, changed := ok(p.out.String()), p.changed
 		p.mu.Unlock()
-		if m != nil {
-			return m
+		if done {
+			return
 		}
 		select {
 		case <-changed:
 		case <-deadline:
-			p.t.Fatalf("%s: %s never came in\n%s", p.cmd.Args, expr, p.text())
+			p.t.Fatalf("%s: %s never came in\n%s", p.cmd.Args, what, p.text())
 		}
 	}
+}
+
+// says waits for a text in the output.
+func (p *process) says(text string) {
+	p.t.Helper()
+	p.until(text, func(all string) bool { return strings.Contains(all, text) })
 }
 
 // bed is a served directory in a network.
@@ -178,7 +182,7 @@ func (b *bed) identity(a *transporttest.Authority, name string) (*transport.Secu
 func (b *bed) serve() {
 	b.t.Helper()
 	b.server = b.net.server.launch(b.t, append(b.args, b.src)...)
-	b.server.wait("msg=listening url=tcp")
+	b.server.says("msg=listening url=tcp")
 }
 
 // dial connects from the subscribers' namespace.
@@ -187,7 +191,7 @@ func (b *bed) dial(ctx context.Context) (nc net.Conn, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	err = b.net.subs.do(func() error {
 		nc, err = u.Dial(ctx, b.sec)
@@ -221,9 +225,4 @@ func progress(t testing.TB, s *story) {
 	t.Helper()
 	from := s.soFar()
 	s.wait(t, "some of the load", func() bool { return s.files > from+200 })
-}
-
-func put(t testing.TB, path string) {
-	t.Helper()
-	check(t, os.WriteFile(path, nil, 0o600))
 }

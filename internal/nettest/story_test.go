@@ -149,6 +149,14 @@ func (s *story) textLocked() string {
 // prove waits for the last file and checks that all is told, with gaps of no other reasons than those.
 func (s *story) prove(t testing.TB, files int, reasons ...protocol.Reason) {
 	t.Helper()
+	s.proveQuietly(t, files, reasons...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.Log(s.textLocked())
+}
+
+func (s *story) proveQuietly(t testing.TB, files int, reasons ...protocol.Reason) {
+	t.Helper()
 	s.wait(t, fmt.Sprintf("file %d", files), func() bool { return s.file >= files })
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,7 +175,6 @@ func (s *story) prove(t testing.TB, files int, reasons ...protocol.Reason) {
 	if len(reasons) == 0 && s.files != files {
 		t.Errorf("%d files of %d", s.files, files)
 	}
-	t.Log(s.textLocked())
 }
 
 // soFar returns how many files it was told of.

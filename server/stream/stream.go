@@ -134,7 +134,7 @@ func (st *Stream) Head() uint64 {
 func (st *Stream) Sealer() *protocol.Sealer { return st.maker.sealer }
 
 // Ready says that from now on no change goes unheard. What a continued journal has missed becomes
-// a gap; calling it again does nothing.
+// a gap: publish nothing before it. Calling it again does nothing.
 func (st *Stream) Ready() {
 	st.pub.Lock()
 	resumed := st.resumed
