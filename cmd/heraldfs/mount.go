@@ -40,6 +40,7 @@ type mountFlags struct {
 	fsname             string
 	options            []string
 	dryRun, sloppy     bool
+	noOpen             bool
 	limitedQueue       bool
 	metrics            metricsFlag
 	log                logFlags
@@ -92,6 +93,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.cacheTimeout, "cache-timeout", 0, "how long the guest's kernel may keep names and attributes\n(default 1h with events, 1s without)")
 	fs.StringVar(&f.watcher, "watcher", watcher.Auto, "how changes of SOURCE are heard of: auto, fanotify or inotify")
 	fs.StringVar(&f.fileHandles, "inode-file-handles", "prefer", "reach files by handle instead of by open descriptor: never, prefer or mandatory")
+	fs.BoolVar(&f.noOpen, "no-open", false, "have the guest's kernel open and close files without asking: opens cost nothing, but locks\nare the guest's alone, and the host hears CLOSE_WRITE up to 0.2 s late (see semantics.md)")
 	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "mount read-only")
 	fs.BoolVar(&f.allowOther, "allow-other", root, "let users other than the mounting one in")
 	fs.BoolVar(&f.defaultPermissions, "default-permissions", root, "let the kernel check file modes and ACLs")
@@ -241,6 +243,9 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 		ReadOnly: f.readOnly, Flags: f.opts.Flags, Suid: f.opts.Suid, Dev: f.opts.Dev, ExtraData: f.opts.Data,
 		Keeper: true,
 	}
+	if f.noOpen && (os.Geteuid() != 0 || !f.defaultPermissions || f.notify == "off") {
+		return o, errors.New("--no-open needs root, --default-permissions and --notify=on")
+	}
 	switch f.notify {
 	case "off", "false", "no", "0":
 		return o, nil
@@ -266,6 +271,11 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	if err != nil {
 		return o, fmt.Errorf("watch %s: %w (heraldfs doctor %s says what works here; --notify=off mounts without events)", src, err, src)
 	}
+	if f.noOpen && w.Marker != nil {
+		w.Close()
+		return o, fmt.Errorf("--no-open: %s has to be watched directory by directory, and then not every file may be cached", src)
+	}
+	o.NoOpen = f.noOpen
 	o.Events, o.Marker, o.Bounded = w, w.Marker, f.limitedQueue || w.Backend == watcher.Inotify
 	if !w.HasPid {
 		o.Ledger = ledger

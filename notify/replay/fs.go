@@ -19,6 +19,7 @@ type FS struct {
 	cur     atomic.Pointer[step]
 	hot     atomic.Pointer[[2]nameKey]
 	staging string
+	noOpen  bool
 	sync    atomic.Pointer[func(context.Context) error]
 	// describe answers for StatusAttr.
 	describe atomic.Pointer[func() []byte]
@@ -30,6 +31,10 @@ var _ fuse.RawFileSystem = (*FS)(nil)
 func NewFS(raw fuse.RawFileSystem) *FS {
 	return &FS{RawFileSystem: raw, view: newView(), staging: stagingName()}
 }
+
+// WithoutOpen says that the wrapped file system answers OPEN with ENOSYS: the kernel opens
+// and closes files without a request. It must be called before the file system is served.
+func (f *FS) WithoutOpen() { f.noOpen = true }
 
 // Stats returns the live counters.
 func (f *FS) Stats() *Stats { return &f.stats }
@@ -269,6 +274,22 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 	}
 	f.view.opened(in.NodeId)
 	return f.RawFileSystem.Open(cancel, in, out)
+}
+
+// Read implements fuse.RawFileSystem.
+func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	if f.noOpen {
+		f.view.opened(in.NodeId)
+	}
+	return f.RawFileSystem.Read(cancel, in, buf)
+}
+
+// Writev implements fuse.RawFileSystem.
+func (f *FS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	if f.noOpen {
+		f.view.opened(in.NodeId)
+	}
+	return f.RawFileSystem.Writev(cancel, in, data)
 }
 
 // Release implements fuse.RawFileSystem. The replayer's handles are known by their number:

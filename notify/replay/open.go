@@ -72,7 +72,7 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 		s := &step{op: opOpen, src: probe}
 		r.fresh(s.src.node, ev.Op)
 		// A directory is opened without a request.
-		s.done = node.isDir()
+		s.done = node.isDir() || r.fs.noOpen
 		return s
 	}, func(s *step) error {
 		dir, err := r.dirs.open(p)

@@ -56,6 +56,9 @@ type Options struct {
 	// is NotifyCache or PlainCache.
 	CacheTimeout time.Duration
 	FileHandles  passthrough.HandleMode
+	// NoOpen has the guest's kernel open files without a request; see passthrough.Options. It
+	// needs Events of a whole file system (no Marker), and root.
+	NoOpen bool
 	// Device says how to mount; its Fuse field is filled here.
 	Device fusedev.Options
 	Logger *slog.Logger
@@ -91,13 +94,16 @@ func Mount(o Options) (*Guest, error) {
 	fs, err := passthrough.New(o.Source, passthrough.Options{
 		FileHandles: o.FileHandles, EntryTimeout: o.CacheTimeout, AttrTimeout: o.CacheTimeout,
 		NegativeTimeout: o.CacheTimeout, ReadOnly: o.Device.ReadOnly, NoOpendir: o.Events != nil,
-		KeepCache: o.Events != nil, Ledger: o.Ledger, Marker: o.Marker, Observer: late, Logger: o.Logger,
+		NoOpen: o.NoOpen, KeepCache: o.Events != nil, Ledger: o.Ledger, Marker: o.Marker, Observer: late, Logger: o.Logger,
 	})
 	if err != nil {
 		return nil, err
 	}
 	g := &Guest{opts: o, fs: fs, replay: replay.NewFS(fs), log: o.Logger, ready: make(chan struct{})}
 	late.Observer = g.replay
+	if o.NoOpen {
+		g.replay.WithoutOpen()
+	}
 	dev := o.Device
 	dev.Fuse = fs.MountOptions()
 	if os.Geteuid() != 0 && !dev.AllowOther && !dev.DefaultPermissions {

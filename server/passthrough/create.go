@@ -139,8 +139,12 @@ func (fs *FS) opened(p *node, name string, raw int, flags uint32, out *fuse.Crea
 		unix.Close(raw)
 		return err
 	}
+	out.OpenFlags = fs.openFlags(n, flags)
+	if fs.opts.NoOpen {
+		fs.ios.put(&openFile{n: n, fd: sys.NewFD(raw), flags: flags})
+		return nil
+	}
 	out.Fh = fs.files.add(n, raw, flags)
-	out.OpenFlags = fs.openFlags(n)
 	return nil
 }
 

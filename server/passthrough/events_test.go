@@ -173,7 +173,7 @@ func TestLedgerKnowsEveryEcho(t *testing.T) {
 					}
 					defer f.Close()
 					return unix.Fallocate(int(f.Fd()), 0, 0, 100)
-				}, 1},
+				}, 2},
 				{"rmdir of a watched directory", func() error { return os.Remove(mnt + "/ee") }, 1},
 			} {
 				if err := s.do(); err != nil {

@@ -18,6 +18,7 @@ type openFile struct {
 	flags uint32
 	// next is the next open file of n. Guarded by n.mu.
 	next *openFile
+	io   ioUse
 }
 
 func (f *openFile) writable() bool { return f.flags&unix.O_ACCMODE != unix.O_RDONLY }
@@ -110,15 +111,24 @@ func hostFlags(flags uint32) int {
 	return int(flags) & (unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME | unix.O_LARGEFILE)
 }
 
-func (fs *FS) openFlags(n *node) uint32 {
+// openFlags answers an open. Closing a file that cannot write needs no FLUSH: there are no errors to
+// report, and the POSIX locks of the few who read-lock through it are ended by Release. If
+// the file has locks now, closing it may have to end those of another descriptor, at once.
+func (fs *FS) openFlags(n *node, flags uint32) (out uint32) {
 	if fs.opts.KeepCache && !n.volatile.Load() && !n.linked.Load() {
-		return fuse.FOPEN_KEEP_CACHE
+		out = fuse.FOPEN_KEEP_CACHE
 	}
-	return 0
+	if flags&unix.O_ACCMODE == unix.O_RDONLY && n.lockState(false) == nil {
+		out |= fuse.FOPEN_NOFLUSH
+	}
+	return out
 }
 
 // Open implements fuse.RawFileSystem.
 func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if fs.opts.NoOpen {
+		return fuse.ENOSYS
+	}
 	n, err := fs.node(in.NodeId)
 	if err != nil {
 		return status(err)
@@ -148,7 +158,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		return status(err)
 	}
 	out.Fh = fs.files.add(n, raw, in.Flags)
-	out.OpenFlags = fs.openFlags(n)
+	out.OpenFlags = fs.openFlags(n, in.Flags)
 	return fuse.OK
 }
 
@@ -193,12 +203,16 @@ func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		defer fs.expectOn(f.n, notify.CloseWrite)()
 	}
 	f.fd.Release()
+	f.n.dropLocksOf(in.Fh)
 	f.n.wakeLockWaiters()
 }
 
 // Flush implements fuse.RawFileSystem: close(2) was called on one of the descriptors of a
 // file. It ends the caller's POSIX locks, and reports what the host file system says at close.
 func (fs *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if fs.opts.NoOpen {
+		return fuse.ENOSYS
+	}
 	f := fs.files.get(in.Fh, nil)
 	if f == nil {
 		return fuse.EBADF
@@ -217,9 +231,9 @@ func (fs *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 
 // Fsync implements fuse.RawFileSystem.
 func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	f := fs.files.get(in.Fh, nil)
-	if f == nil {
-		return fuse.EBADF
+	f, err := fs.file(in.NodeId, in.Fh, false)
+	if err != nil {
+		return status(err)
 	}
 	defer f.fd.Release()
 	return status(syncFD(f.fd.Int(), in.FsyncFlags))
@@ -237,9 +251,9 @@ func (fs *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if fs.opts.ReadOnly {
 		return fuse.EROFS
 	}
-	f := fs.files.get(in.Fh, nil)
-	if f == nil {
-		return fuse.EBADF
+	f, err := fs.file(in.NodeId, in.Fh, true)
+	if err != nil {
+		return status(err)
 	}
 	defer f.fd.Release()
 	defer fs.expectOn(f.n, notify.Modify)()
@@ -251,9 +265,9 @@ func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.EINVAL
 	}
-	f := fs.files.get(in.Fh, nil)
-	if f == nil {
-		return fuse.EBADF
+	f, err := fs.file(in.NodeId, in.Fh, false)
+	if err != nil {
+		return status(err)
 	}
 	defer f.fd.Release()
 	off, err := unix.Seek(f.fd.Int(), int64(in.Offset), int(in.Whence))

@@ -30,6 +30,7 @@ type FS struct {
 	ring    fdRing
 	files   fileTable
 	streams streamCache
+	ios     ioCache
 	markMu  [16]sync.Mutex
 
 	tooMany   sync.Once
@@ -46,6 +47,7 @@ func New(root string, opts Options) (*FS, error) {
 	}
 	fs.handles = opts.FileHandles != HandleNever
 	fs.files.init()
+	fs.ios.closing = func(f *openFile) func() { return fs.expectOn(f.n, notify.CloseWrite) }
 	fs.ring.max = opts.MaxFDs
 	if fs.ring.max <= 0 {
 		var lim unix.Rlimit
@@ -54,6 +56,7 @@ func New(root string, opts Options) (*FS, error) {
 		}
 		fs.ring.max = int(min(lim.Cur, 1<<20) / 4)
 	}
+	fs.ios.max = fs.ring.max
 	var err error
 	if fs.ids, err = ownIdentity(); err != nil {
 		return nil, err
@@ -110,6 +113,7 @@ func (fs *FS) addRoot(raw int) error {
 func (fs *FS) Close() error {
 	fs.closeOnce.Do(func() {
 		fs.files.closeAll()
+		fs.ios.closeAll()
 		fs.streams.closeAll()
 		for _, n := range fs.nodes.drain() {
 			if fs.opts.Marker != nil && n.isDir() {
@@ -124,6 +128,7 @@ func (fs *FS) Close() error {
 // bury frees what a node holds after it has left the table.
 func (fs *FS) bury(n *node) {
 	fs.ring.drop(n)
+	fs.ios.drop(n)
 	n.mu.Lock()
 	n.gone = true
 	pin, locks := n.pin, n.locks
@@ -131,6 +136,7 @@ func (fs *FS) bury(n *node) {
 	n.mu.Unlock()
 	// Between drop and gone a request in flight can have cached one more.
 	fs.ring.drop(n)
+	fs.ios.drop(n)
 	pin.Release()
 	if locks != nil {
 		locks.closeAll()

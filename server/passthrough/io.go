@@ -44,9 +44,9 @@ func (r *fileRead) Readv(dst [][]byte) (int, fuse.Status) {
 
 // Read implements fuse.RawFileSystem.
 func (fs *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
-	f := fs.files.get(in.Fh, nil)
-	if f == nil {
-		return nil, fuse.EBADF
+	f, err := fs.file(in.NodeId, in.Fh, false)
+	if err != nil {
+		return nil, status(err)
 	}
 	return &fileRead{fd: f.fd, off: int64(in.Offset), size: int(in.Size)}, fuse.OK
 }
@@ -61,9 +61,9 @@ func (fs *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	if fs.opts.ReadOnly {
 		return 0, fuse.EROFS
 	}
-	f := fs.files.get(in.Fh, nil)
-	if f == nil {
-		return 0, fuse.EBADF
+	f, err := fs.file(in.NodeId, in.Fh, true)
+	if err != nil {
+		return 0, status(err)
 	}
 	defer f.fd.Release()
 	if fs.opts.Ledger != nil {
@@ -71,10 +71,14 @@ func (fs *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32
 	}
 	var n int
 	write := func() (err error) {
-		n, err = f.write(data, int64(in.Offset), in.WriteFlags&fuse.WRITE_CACHE != 0)
+		cached := in.WriteFlags&fuse.WRITE_CACHE != 0
+		if fs.opts.NoOpen {
+			n, err = f.writeAs(data, int64(in.Offset), in.Flags, cached)
+		} else {
+			n, err = f.write(data, int64(in.Offset), cached)
+		}
 		return err
 	}
-	var err error
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 && f.setID() {
 		err = fs.withoutFsetid(&in.InHeader, write)
 	} else {
@@ -122,16 +126,16 @@ func (fs *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32
 	if fs.opts.ReadOnly {
 		return 0, fuse.EROFS
 	}
-	from, to := fs.files.get(in.FhIn, nil), fs.files.get(in.FhOut, nil)
-	if from != nil {
-		defer from.fd.Release()
+	from, err := fs.file(in.NodeId, in.FhIn, false)
+	if err != nil {
+		return 0, status(err)
 	}
-	if to != nil {
-		defer to.fd.Release()
+	defer from.fd.Release()
+	to, err := fs.file(in.NodeIdOut, in.FhOut, true)
+	if err != nil {
+		return 0, status(err)
 	}
-	if from == nil || to == nil {
-		return 0, fuse.EBADF
-	}
+	defer to.fd.Release()
 	defer fs.expectOn(to.n, notify.Modify)()
 	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 	n, err := sys.Retry(func() (int, error) {

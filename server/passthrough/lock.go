@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +30,8 @@ type lockState struct {
 type lockOwner struct {
 	fd  *sys.FD
 	pid uint32
+	// fhs are the open files that it locked through.
+	fhs []uint64
 }
 
 func (n *node) lockState(create bool) *lockState {
@@ -84,14 +87,38 @@ func (fs *FS) dropLocks(n *node, owner uint64) {
 	ls.wakeLocked()
 }
 
+// dropLocksOf ends the locks of the owners that have locked through fh alone, which
+// is closed. Nobody tells of the close of a file that was opened with FOPEN_NOFLUSH but RELEASE.
+func (n *node) dropLocksOf(fh uint64) {
+	ls := n.lockState(false)
+	if ls == nil {
+		return
+	}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for id, o := range ls.owners {
+		i := slices.Index(o.fhs, fh)
+		if i < 0 {
+			continue
+		}
+		if o.fhs = slices.Delete(o.fhs, i, i+1); len(o.fhs) == 0 {
+			delete(ls.owners, id)
+			o.fd.Release()
+		}
+	}
+}
+
 // ownerFD returns the description that owner's POSIX locks are on, with a
 // reference. It is made if create is set, and nil otherwise if there is none.
-func (fs *FS) ownerFD(n *node, ls *lockState, f *openFile, owner uint64, pid uint32, create bool) (*sys.FD, error) {
+func (fs *FS) ownerFD(n *node, ls *lockState, f *openFile, fh, owner uint64, pid uint32, create bool) (*sys.FD, error) {
 	ls.mu.Lock()
 	o := ls.owners[owner]
 	if o != nil {
 		o.pid = pid
 		o.fd.Acquire()
+		if create && !slices.Contains(o.fhs, fh) {
+			o.fhs = append(o.fhs, fh)
+		}
 	}
 	ls.mu.Unlock()
 	if o != nil {
@@ -117,9 +144,12 @@ func (fs *FS) ownerFD(n *node, ls *lockState, f *openFile, owner uint64, pid uin
 		fd.Release()
 		fd.Release()
 		o.fd.Acquire()
+		if !slices.Contains(o.fhs, fh) {
+			o.fhs = append(o.fhs, fh)
+		}
 		return o.fd, nil
 	}
-	ls.owners[owner] = &lockOwner{fd: fd, pid: pid}
+	ls.owners[owner] = &lockOwner{fd: fd, pid: pid, fhs: []uint64{fh}}
 	return fd, nil
 }
 
@@ -142,7 +172,7 @@ func (fs *FS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Stat
 	if ls == nil {
 		return fuse.EBADF
 	}
-	fd, err := fs.ownerFD(f.n, ls, f, in.Owner, in.Lk.Pid, false)
+	fd, err := fs.ownerFD(f.n, ls, f, in.Fh, in.Owner, in.Lk.Pid, false)
 	if err != nil {
 		return status(err)
 	}
@@ -237,7 +267,7 @@ func (fs *FS) lockAttempt(f *openFile, ls *lockState, in *fuse.LkIn) (try func()
 		// The owner's description may be closed again at any time.
 		ledger = fs.expectOn(f.n, notify.CloseWrite)
 	}
-	fd, err := fs.ownerFD(f.n, ls, f, in.Owner, in.Lk.Pid, !unlock)
+	fd, err := fs.ownerFD(f.n, ls, f, in.Fh, in.Owner, in.Lk.Pid, !unlock)
 	if err != nil || fd == nil {
 		ledger()
 		return nil, nil, err

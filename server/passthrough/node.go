@@ -44,8 +44,9 @@ type node struct {
 	slot   int
 	used   bool
 	gone   bool
-	files  *openFile
-	locks  *lockState
+	// files are what the guest has open, or with NoOpen, what is open for it.
+	files *openFile
+	locks *lockState
 }
 
 // cacheable reports whether the guest may keep what st says of n, and its pages over opens.

@@ -52,6 +52,11 @@ type Options struct {
 	// the capability that MountOptions asks for.
 	NoOpendir bool
 
+	// NoOpen answers OPEN with ENOSYS, after which the kernel opens and closes regular files without
+	// a word and reads and writes by nodeid: see the package comment for what that loses. It
+	// needs the right to open any file, and pages are kept as with KeepCache, always.
+	NoOpen bool
+
 	// KeepCache keeps pages and listings over opens. Somebody has to invalidate them when the host changes.
 	KeepCache bool
 
@@ -98,7 +103,7 @@ type Observer interface {
 func (fs *FS) MountOptions() fuse.MountOptions {
 	o := fuse.MountOptions{
 		Name:                     "heraldfs",
-		EnableLocks:              true,
+		EnableLocks:              !fs.opts.NoOpen, // nobody would tell of the close that ends them
 		EnableAcl:                true,
 		EnableSymlinkCaching:     fs.opts.KeepCache,
 		ExplicitDataCacheControl: fs.opts.KeepCache,
@@ -106,11 +111,15 @@ func (fs *FS) MountOptions() fuse.MountOptions {
 		MaxWrite:                 1 << 20,
 		MaxBackground:            64,
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
-			fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_ASYNC_DIO | fuse.CAP_READDIRPLUS_AUTO |
+			fuse.CAP_ASYNC_DIO | fuse.CAP_READDIRPLUS_AUTO |
 			fuse.CAP_HAS_EXPIRE_ONLY | fuse.CAP_HAS_RESEND,
 	}
 	if fs.opts.AnnounceSubmounts {
 		o.ExtraCapabilities |= fuse.CAP_SUBMOUNTS
+	}
+	if !fs.opts.NoOpen {
+		// Without an OPEN that truncates, a SETATTR has to.
+		o.ExtraCapabilities |= fuse.CAP_ATOMIC_O_TRUNC
 	}
 	if fs.opts.NoOpendir {
 		o.ExtraCapabilities |= fuse.CAP_NO_OPENDIR_SUPPORT
