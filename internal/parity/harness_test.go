@@ -103,7 +103,8 @@ func (b *bed) mount(backend string) {
 	}
 	defer r.Close()
 	var log strings.Builder
-	cmd := exec.Command(binary, "mount", "--watcher="+backend, "--log-level=warn", b.host, b.mnt)
+	args := append([]string{"mount", "--log-level=warn"}, strings.Fields("--watcher="+backend)...)
+	cmd := exec.Command(binary, append(args, b.host, b.mnt)...)
 	cmd.Stderr = &log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Env = append(os.Environ(), "HERALDFS_READY_FD=3")

@@ -29,6 +29,15 @@
 // write only if the file was opened through its name, because a file opened by handle can be
 // without one; and the ledger of expected echoes is kept by name.
 //
+// # Without opens
+//
+// With NoOpen the kernel opens and closes regular files without a word, and reads and writes
+// by nodeid. A file is opened here when it is first read or written and kept in a bounded cache
+// (ioCache); one that could write is closed when it has been idle for idleWrite, and only
+// then do the host's watchers hear CLOSE_WRITE. Lost are: locks against others than the guest,
+// since nobody tells of the close that ends them; files that the host unlinks while the guest has them open
+// and nothing here does; and errors of open, which come with the first write.
+//
 // # Never out of SOURCE
 //
 // The guest names objects by (nodeid, one name). Names with a slash, "." and ".." are
@@ -74,6 +83,7 @@
 //	  markMu[i]          Mark and Unmark of one object exclude each other
 //	    table.mu         nodes by id and by object
 //	  fdRing.mu          cached descriptors of directories
+//	  ioCache.mu         files opened for a guest that does not say so
 //	    node.mu          one node's hint, descriptors and open files
 //	mounts.mu
 //	  mount.mu             devices of one mount

@@ -194,3 +194,26 @@ func TestInterruptedLock(t *testing.T) {
 	}
 	first.finish(t)
 }
+
+// TestReadLockEnds: closing a file that cannot write makes no FLUSH; its read lock ends all the same.
+func TestReadLockEnds(t *testing.T) {
+	src := testenv.Tmpfs(t)
+	mnt, _ := mountPassthrough(t, src, Options{})
+	must(t, os.WriteFile(filepath.Join(src, "f"), []byte("x"), 0o644))
+	r, err := os.Open(filepath.Join(mnt, "f"))
+	must(t, err)
+	lock := unix.Flock_t{Type: unix.F_RDLCK}
+	must(t, unix.FcntlFlock(r.Fd(), unix.F_SETLK, &lock))
+	h, err := os.OpenFile(filepath.Join(src, "f"), os.O_RDWR, 0)
+	must(t, err)
+	defer h.Close()
+	try := func() error {
+		lock := unix.Flock_t{Type: unix.F_WRLCK}
+		return unix.FcntlFlock(h.Fd(), unix.F_OFD_SETLK, &lock)
+	}
+	if err := try(); err != unix.EAGAIN {
+		t.Fatalf("locked on the host beside a read lock of the guest: %v", err)
+	}
+	must(t, r.Close())
+	within(t, "the lock ends", func() bool { return try() == nil })
+}
