@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // helpers are the other processes of tests. Each gets a path, says what it has done on its standard
