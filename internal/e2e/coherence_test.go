@@ -300,9 +300,12 @@ func overflow(t *testing.T, limit string, flags ...string) {
 	alike(t, src, mnt) // the guest knows all of it now
 	e := listen(t, mnt, 0xfff&^(unix.IN_OPEN|unix.IN_ACCESS|unix.IN_CLOSE_NOWRITE), "p", "p/deep", "q")
 	old := tree(t, src)
+	// Who is not stopped can be fast enough to lose nothing.
+	check(t, d.cmd.Process.Signal(unix.SIGSTOP))
 	for range 3000 {
 		w.change()
 	}
+	check(t, d.cmd.Process.Signal(unix.SIGCONT))
 	d.sync()
 	check(t, os.Mkdir(src+"/fence", 0o755))
 	d.sync()
