@@ -188,6 +188,7 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 		return err
 	}
 	defer stopMetrics()
+	takeTurns()
 	g, err := guest.Mount(opts)
 	if err != nil {
 		if opts.Events != nil {

@@ -8,47 +8,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/sys"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/perform"
 )
-
-// Tree is what the replayer asks of the file system that FS wraps.
-type Tree interface {
-	// NodeIDs appends the nodeids by which the guest knows obj, one per mount.
-	// It is called for every event on the host and must be cheap.
-	NodeIDs(dst []uint64, obj notify.Object) []uint64
-	// Object is the opposite.
-	Object(nodeid uint64) (notify.Object, bool)
-	// Obtain finds the live object obj, or if it is zero what parent/name is now,
-	// fills a whole entry and counts one lookup; ENOENT if it is gone.
-	Obtain(obj notify.Object, parent uint64, name string, out *fuse.EntryOut) fuse.Status
-	// Attr gives fresh attributes, ESTALE or ENOENT if the object is gone.
-	Attr(nodeid uint64, out *fuse.Attr) fuse.Status
-	// Locate tells where a directory is now on the host.
-	Locate(obj notify.Object) (parent notify.Object, name string, err error)
-	// Names calls yield for every name in the directory, "." and ".." left out.
-	Names(nodeid uint64, yield func(name string, isDir bool) bool) error
-	// WithFD calls use with a descriptor of the object on the host.
-	WithFD(nodeid uint64, use func(fd int) error) error
-}
-
-// hinted is a Tree that likes to hear what the host did: Moved where an object is
-// now, Drop that a directory is gone and should not be held open.
-type hinted interface {
-	Moved(obj, dir notify.Object, name string)
-	Drop(obj notify.Object)
-}
-
-// Notifier drops what the guest's kernel has cached. Its errors are those of
-// package fusenotify: "not cached" is none that matters.
-type Notifier interface {
-	InvalInode(nodeid uint64, off, length int64) error
-	InvalEntry(parent uint64, name string, expireOnly bool) error
-}
 
 // drainedBatch is the length from which on a batch may be only a part of what the
 // source had to read.
@@ -410,71 +375,4 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		r.resolveDoubt()
 	}
 	return nil
-}
-
-// nodes returns the known nodeids of a and b side by side, one pair for each mount
-// that either is known on; zero where one is not known.
-func (r *Replayer) nodes(a, b notify.Object) (as, bs []uint64) {
-	r.idsA, r.idsB = r.idsA[:0], r.idsB[:0]
-	if !a.IsZero() {
-		r.idsA = r.tree.NodeIDs(r.idsA, a)
-	}
-	if !b.IsZero() {
-		r.idsB = r.tree.NodeIDs(r.idsB, b)
-	}
-	if len(r.idsA) <= 1 && len(r.idsB) <= 1 {
-		r.idsA = pad(r.idsA, len(r.idsB))
-		r.idsB = pad(r.idsB, len(r.idsA))
-		return r.idsA, r.idsB
-	}
-	var pa, pb []uint64
-	for _, x := range r.idsA {
-		y := r.onMount(r.idsB, r.mount(x))
-		pa, pb = append(pa, x), append(pb, y)
-	}
-	for _, y := range r.idsB {
-		if r.onMount(r.idsA, r.mount(y)) == 0 {
-			pa, pb = append(pa, 0), append(pb, y)
-		}
-	}
-	return pa, pb
-}
-
-func pad(ids []uint64, n int) []uint64 {
-	for len(ids) < n {
-		ids = append(ids, 0)
-	}
-	return ids
-}
-
-func (r *Replayer) mount(nodeid uint64) uint64 {
-	// Memory only, as NodeIDs: it can be asked directly.
-	if m, ok := r.cfg.Tree.(interface{ MountID(uint64) uint64 }); ok {
-		return m.MountID(nodeid)
-	}
-	return 0
-}
-
-func (r *Replayer) onMount(ids []uint64, mount uint64) uint64 {
-	for _, id := range ids {
-		if r.mount(id) == mount {
-			return id
-		}
-	}
-	return 0
-}
-
-// object returns the node that the guest knows for obj on the mount of near.
-func (r *Replayer) object(obj notify.Object, near uint64) *vnode {
-	if obj.IsZero() {
-		return nil
-	}
-	r.idC = r.tree.NodeIDs(r.idC[:0], obj)
-	switch {
-	case len(r.idC) == 0:
-		return nil
-	case len(r.idC) == 1 || near == stagingID:
-		return r.view.node(r.idC[0])
-	}
-	return r.view.node(r.onMount(r.idC, r.mount(near)))
 }

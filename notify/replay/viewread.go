@@ -1,0 +1,144 @@
+package replay
+
+func (v *view) node(nodeid uint64) *vnode {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.nodes[nodeid]
+}
+
+// lookup returns what the guest's kernel may have cached for parent/name, and what
+// the name stood for before the events that are still to come.
+func (v *view) lookup(parent uint64, name string) (now, before *vnode) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.nodes[parent]
+	if p == nil {
+		return nil, nil
+	}
+	d := p.children[name]
+	if d == nil {
+		return nil, nil
+	}
+	if d.shadow != nil && v.nodes[d.shadow.id] == d.shadow {
+		return d.node, d.shadow
+	}
+	return d.node, d.node
+}
+
+// place returns a name by which the guest knows n.
+func (v *view) place(n *vnode) (parent uint64, name string, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(n.names) == 0 {
+		return 0, "", false
+	}
+	e := n.names[len(n.names)-1]
+	return e.parent.id, e.name, true
+}
+
+func (v *view) len() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.nodes) - 1
+}
+
+// dirs returns the nodeids of the directories that the guest knows, the root first.
+func (v *view) dirs() []uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ids := []uint64{rootID}
+	for id, n := range v.nodes {
+		if n.isDir() && id != rootID && id < stagingID && len(n.names) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// seenName is a name that the guest can know of; node is nil if it was only listed.
+type seenName struct {
+	node  *vnode
+	isDir bool
+}
+
+// names returns what the guest can know of in a directory.
+func (v *view) names(id uint64) map[string]seenName {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := make(map[string]seenName)
+	if n := v.nodes[id]; n != nil {
+		for name, d := range n.children {
+			if d.node != nil || d.listed {
+				out[name] = seenName{d.node, d.node == nil && d.listedDir || d.node != nil && d.node.isDir()}
+			}
+		}
+	}
+	return out
+}
+
+// depth returns how many directories are above id.
+func (v *view) depth(id uint64) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	depth := 0
+	for n := v.nodes[id]; n != nil && len(n.names) > 0; depth++ {
+		n = n.names[len(n.names)-1].parent
+	}
+	return depth
+}
+
+// linksOf returns the link count that the guest's kernel holds for n, as far as we told it.
+func (v *view) linksOf(n *vnode) uint32 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.nlink
+}
+
+// rightsOf returns what the guest was told of who may do what with n.
+func (v *view) rightsOf(n *vnode) rights {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.rights
+}
+
+// otherNames counts the names of n in known directories besides parent/name.
+func (v *view) otherNames(n *vnode, parent uint64, name string) (count int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range n.names {
+		if e.parent.id != stagingID && (e.parent.id != parent || e.name != name) {
+			count++
+		}
+	}
+	return count
+}
+
+// doubt forgets what a name stands for: the host says something else, and no event is pending.
+func (v *view) doubt(parent uint64, name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	p := v.nodes[parent]
+	if p == nil {
+		return
+	}
+	if d := p.children[name]; d != nil {
+		listed, isDir := d.listed, d.listedDir
+		v.unlinkLocked(p, name, false)
+		if listed {
+			d := p.child(name)
+			d.listed, d.listedDir = true, isDir
+		}
+	}
+}
+
+// edges returns the names of n in known directories.
+func (v *view) edges(n *vnode) (keys []nameKey) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, e := range n.names {
+		if e.parent.id != stagingID {
+			keys = append(keys, nameKey{e.parent.id, e.name})
+		}
+	}
+	return keys
+}
