@@ -64,12 +64,17 @@ install: build man
 	ln -sf $(PREFIX)/bin/heraldfs $(DESTDIR)/sbin/mount.heraldfs
 	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	./$(BIN) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs
-	install -m 644 packaging/systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	install -d $(DESTDIR)$(PREFIX)/lib/heraldfs $(DESTDIR)$(PREFIX)/share/doc/heraldfs
+	ln -sf ../../bin/heraldfs $(DESTDIR)$(PREFIX)/lib/heraldfs/virtiofsd
+	for u in packaging/systemd/*.service; do \
+		sed 's,/usr/bin/heraldfs,$(PREFIX)/bin/heraldfs,' $$u > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$u) || exit 1; done
+	install -m 644 packaging/systemd/*.conf $(DESTDIR)$(PREFIX)/share/doc/heraldfs/
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/heraldfs $(DESTDIR)/sbin/mount.heraldfs \
 		$(DESTDIR)$(PREFIX)/share/man/man1/heraldfs*.1 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs $(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs@.service
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs $(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs*@.service
+	rm -rf $(DESTDIR)$(PREFIX)/lib/heraldfs $(DESTDIR)$(PREFIX)/share/doc/heraldfs
 
 clean:
 	rm -rf bin

@@ -19,6 +19,8 @@ need setfacl acl
 need setfattr attr
 need strace strace
 need ip iproute2
+need systemd-analyze systemd
+need setpriv util-linux
 need qemu-system-x86_64 qemu-system-x86
 [ -x /usr/lib/qemu/virtiofsd ] || missing="$missing qemu-system-common"
 need node nodejs

@@ -18,6 +18,9 @@ func helperArgs(argv []string) []string {
 		return nil
 	}
 	rest := argv[1:]
+	if isVirtiofsd(argv[0]) {
+		return fromVirtiofsd(rest)
+	}
 	if strings.HasPrefix(filepath.Base(argv[0]), "mount.") {
 		return append([]string{"mount", "--daemon"}, fromMount8(rest)...)
 	}

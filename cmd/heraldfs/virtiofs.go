@@ -24,6 +24,9 @@ type virtiofsFlags struct {
 	fd          int
 	announce    string
 	maxNodes    int
+	once        bool
+	socketGroup string
+	printCaps   bool
 	metrics     metricsFlag
 	log         logFlags
 }
@@ -53,8 +56,17 @@ without most capabilities; a second process stays outside and waits for it.`,
 
   # nothing else changes DIR: the guest may cache for long
   heraldfs virtiofs --socket /run/vm1.sock --cache always /srv/images`,
-		Args: exactArgs(1, "DIR"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if f.printCaps {
+				return nil
+			}
+			return exactArgs(1, "DIR")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.printCaps {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), `{"type": "fs"}`)
+				return err
+			}
 			return f.run(cmd.Context(), args[0])
 		},
 	}
@@ -71,6 +83,9 @@ func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
 	fs.IntVar(&f.queues, "queues", 8, "largest number of request queues that the monitor may use")
 	fs.StringVar(&f.sandbox, "sandbox", "", "how to confine the process to DIR: namespace (the default of root), chroot,\nlandlock (the default of others) or none")
 	fs.IntVar(&f.fd, "fd", -1, "use this descriptor, a listening socket, in place of --socket")
+	fs.StringVar(&f.socketGroup, "socket-group", "", "let this group connect, too: the socket becomes the group's, with mode 0660")
+	fs.BoolVar(&f.once, "once", false, "end when the virtual machine monitor has disconnected")
+	fs.BoolVar(&f.printCaps, "print-capabilities", false, "print what kind of vhost-user back-end this is, for management tools, and end")
 	fs.StringVar(&f.announce, "announce-submounts", "on", "show file systems mounted below DIR as mounts, with device numbers of their own: on or off")
 	fs.Lookup("announce-submounts").NoOptDefVal = "on"
 	fs.IntVar(&f.maxNodes, "max-nodes", 0, "how many files the guest may know at a time; 0 is what fits into its memory, -1 no bound")

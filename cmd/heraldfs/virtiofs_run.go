@@ -8,7 +8,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -94,40 +96,6 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 	return f.serve(ctx, l, m, f.box(sandbox.None, src, logger), opts, systemd.ready, systemd.stopping)
 }
 
-// manager is systemd, or whoever else started us and waits for word. A nil manager does nothing.
-type manager struct{ c net.Conn }
-
-func dialManager() (*manager, error) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return nil, nil
-	}
-	c, err := net.Dial("unixgram", path)
-	if err != nil {
-		return nil, fmt.Errorf("NOTIFY_SOCKET: %w", err)
-	}
-	return &manager{c}, nil
-}
-
-func (m *manager) tell(state string) error {
-	if m == nil {
-		return nil
-	}
-	if _, err := m.c.Write([]byte(state)); err != nil {
-		return fmt.Errorf("NOTIFY_SOCKET: %w", err)
-	}
-	return nil
-}
-
-func (m *manager) ready() error    { return m.tell("READY=1") }
-func (m *manager) stopping() error { return m.tell("STOPPING=1") }
-
-func (m *manager) close() {
-	if m != nil {
-		m.c.Close()
-	}
-}
-
 // confinement resolves --sandbox.
 func (f *virtiofsFlags) confinement() (sandbox.Mode, string, error) {
 	mode, err := sandbox.Parse(f.sandbox)
@@ -151,7 +119,27 @@ func (f *virtiofsFlags) listen() (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return virtiofs.ListenUnix(socket)
+	l, err := virtiofs.ListenUnix(socket)
+	if err != nil || f.socketGroup == "" {
+		return l, err
+	}
+	if err := giveToGroup(socket, f.socketGroup); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("--socket-group: %w", err)
+	}
+	return l, nil
+}
+
+func giveToGroup(path, group string) error {
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Lchown(path, -1, gid), os.Chmod(path, 0o660))
 }
 
 // asListener makes a listener of file, which is closed.
@@ -230,6 +218,12 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 	defer answerMetrics(ctx, m, report.status, box.Logger)()
 	vo := virtiofs.Options{Tag: f.tag, Queues: f.queues, Logger: box.Logger}
 	report.follow(&vo)
+	if told := vo.OnDisconnect; f.once {
+		vo.OnDisconnect = func(err error) {
+			told(err)
+			stop()
+		}
+	}
 	s, err := virtiofs.New(l, vo)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -217,7 +218,11 @@ func confined(t *testing.T, v *vfs, mode string) {
 // TestVirtiofsKilled: what is left by SIGKILL is no obstacle, and a signal of the child is an error of the parent.
 func TestVirtiofsKilled(t *testing.T) {
 	testenv.Need(t, testenv.Root)
-	v := startVFS(t, buildStatic(t))
+	v := startVFS(t, buildStatic(t), "--socket-group", "nogroup")
+	var st unix.Stat_t
+	if err := unix.Lstat(v.socket, &st); err != nil || st.Mode&0o777 != 0o660 || st.Gid != 65534 {
+		t.Errorf("--socket-group: %o, %d, %v", st.Mode, st.Gid, err)
+	}
 	if err := unix.Kill(v.server(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -244,10 +249,14 @@ func TestVirtiofsKilled(t *testing.T) {
 	}
 }
 
-// TestVirtiofsFD: who starts us can give us the socket.
+// TestVirtiofsFD: who starts us can give us the socket, as libvirt does, with virtiofsd's command line.
 func TestVirtiofsFD(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	program, dir := buildStatic(t), t.TempDir()
+	link := filepath.Join(filepath.Dir(program), virtiofsdName)
+	if err := os.Symlink(program, link); err != nil {
+		t.Fatal(err)
+	}
 	socket := filepath.Join(dir, "s")
 	l, err := virtiofs.ListenUnix(socket)
 	if err != nil {
@@ -259,7 +268,7 @@ func TestVirtiofsFD(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	cmd := exec.Command(program, "virtiofs", "--fd=3", dir)
+	cmd := exec.Command(link, "--fd=3", "-o", "source="+dir+",cache=always,sandbox=namespace,xattr,no_flock", "--thread-pool-size=64", "-d")
 	cmd.ExtraFiles = []*os.File{file}
 	var log bytes.Buffer
 	cmd.Stderr = &log
@@ -281,9 +290,95 @@ func TestVirtiofsFD(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 20)); err != nil {
 		t.Fatalf("no answer: %v", err)
 	}
-	cmd.Process.Signal(unix.SIGTERM)
-	if err := cmd.Wait(); err != nil {
+	// virtiofsd ends with its machine.
+	c.Close()
+	if err := cmd.Wait(); err != nil || !strings.Contains(log.String(), "sandbox=namespace") {
 		t.Errorf("%v\n%s", err, &log)
+	}
+	if out, err := exec.Command(link, "--print-capabilities").Output(); err != nil || !json.Valid(out) {
+		t.Errorf("--print-capabilities: %q, %v", out, err)
+	}
+}
+
+// TestUnits: systemd has nothing to say about the units, and what the backend's unit leaves it is enough for its sandbox.
+func TestUnits(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	testenv.NeedTool(t, "systemd-analyze", "setpriv")
+	program, units := buildStatic(t), t.TempDir()
+	sources, err := filepath.Glob("../../packaging/systemd/*.service")
+	if err != nil || len(sources) < 3 {
+		t.Fatalf("%v, %v", sources, err)
+	}
+	bounding := ""
+	for _, s := range sources {
+		b, err := os.ReadFile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.ReplaceAll(string(b), "/usr/bin/heraldfs", program)
+		name := strings.Replace(filepath.Base(s), "@.", "@mnt-x.", 1)
+		if err := os.WriteFile(filepath.Join(units, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("systemd-analyze", "--man=no", "verify", filepath.Join(units, name)).CombinedOutput()
+		for line := range strings.Lines(string(out)) {
+			// It verifies what is wanted by the machine's own units as well.
+			if strings.Contains(line, "heraldfs") {
+				t.Errorf("%s: %s", name, line)
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		if _, set, ok := strings.Cut(text, "CapabilityBoundingSet="); ok && strings.Contains(name, "virtiofs") {
+			set, _, _ = strings.Cut(set, "\n")
+			bounding = "-all,+" + strings.ToLower(strings.ReplaceAll(strings.ReplaceAll(set, "CAP_", ""), " ", ",+"))
+		}
+	}
+	dir := t.TempDir()
+	l, err := virtiofs.ListenUnix(filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	c, err := net.Dial("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close() // --once: it serves this one and ends
+	cmd := exec.Command("setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set="+bounding, program, "virtiofs", "--once", "--sandbox=namespace", "--fd=3", dir)
+	cmd.ExtraFiles = []*os.File{file}
+	if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(string(out), "level=WARN") {
+		t.Errorf("with %s: %v\n%s", bounding, err, out)
+	}
+}
+
+func TestVirtiofsd(t *testing.T) {
+	for in, want := range map[string]string{
+		// libvirt
+		"--fd=5 -o source=/a,,b,cache=auto,sandbox=chroot,no_xattr,posix_lock --thread-pool-size=1 -d": "--fd=5 --cache=auto --sandbox=chroot --log-level=debug --announce-submounts=off /a,b",
+		// Kata Containers
+		"--syslog --cache=metadata --shared-dir=/a --fd=3 --thread-pool-size=1 --announce-submounts": "--cache=auto --fd=3 --announce-submounts=on /a",
+		"--syslog -o cache=none -o source=/a --fd=3 -f -o announce_submounts":                        "--cache=never --fd=3 --announce-submounts=on /a",
+		// by hand
+		"--socket-path /s --shared-dir /a --readonly --tag t --log-level trace --inode-file-handles=mandatory": "--socket=/s --read-only --tag=t --log-level=debug --inode-file-handles=mandatory --announce-submounts=off /a",
+		"--socket-path=/s -osource=/a --socket-group kvm --seccomp none --no-readdirplus":                      "--socket=/s --socket-group=kvm --announce-submounts=off /a",
+		// What we do not have has to be an error.
+		"--fd=3 --uid-map=:0:1000:1: -o source=/a,xattrmap=x": "--fd=3 --uid-map=:0:1000:1: --xattrmap=x --announce-submounts=off /a",
+	} {
+		got := helperArgs(append([]string{"/usr/lib/heraldfs/virtiofsd"}, strings.Fields(in)...))
+		if s := strings.Join(got, " "); s != "virtiofs --once "+want {
+			t.Errorf("%s\n  is   %s\n  want virtiofs --once %s", in, s, want)
+		}
+	}
+	var out, errs bytes.Buffer
+	if code := run([]string{"virtiofsd", "--fd=99", "--uid-map=:0:1000:1:", "--shared-dir=/"}, &out, &errs); code != 1 || !strings.Contains(errs.String(), "--uid-map") {
+		t.Errorf("--uid-map: %d, %s", code, &errs)
 	}
 }
 
