@@ -49,6 +49,14 @@ func buildStatic(t *testing.T) string {
 // startVFS starts it on a new directory, and returns when systemd would have been told that it is ready.
 func startVFS(t *testing.T, program string, args ...string) *vfs {
 	t.Helper()
+	v := prepareVFS(t, program)
+	v.start(append(args, v.dir)...)
+	v.told("READY=1")
+	return v
+}
+
+func prepareVFS(t *testing.T, program string) *vfs {
+	t.Helper()
 	v := &vfs{t: t, program: program, run: t.TempDir(), dir: t.TempDir(), ended: make(chan error, 1)}
 	v.socket = filepath.Join(v.run, "s")
 	notify := filepath.Join(v.run, "notify")
@@ -57,8 +65,6 @@ func startVFS(t *testing.T, program string, args ...string) *vfs {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { v.notifications.Close() })
-	v.start(append(args, v.dir)...)
-	v.told("READY=1")
 	return v
 }
 
