@@ -19,6 +19,8 @@
 //   - The staging directory is a child of the root that only the replayer can look
 //     up. A move to or from a place that the guest does not know goes through it, and so does
 //     an event that only an inode's own watchers may hear.
+//   - A finding is what was asked about an event ahead of its turn, to save the replayer's
+//     thread a round trip to where the process's descriptors are.
 //   - The guest's interest is what its kernel holds: an event about neither a
 //     known directory nor a known object is dropped before it costs anything.
 //
@@ -42,5 +44,7 @@
 // A handler of FS never waits for the replayer: the replayer's system call may be
 // waiting for a lock that the handler's caller holds in the guest's kernel.
 // The one exception is the sync attribute, whose caller holds no lock.
-// Notifications are sent by the replayer's thread between steps, never by a handler.
+// Notifications are sent for the replayer between its steps, and, INVAL_INODE only, by the source's
+// goroutine in emit; never by a handler. One that drops pages waits for READs of the file, so the
+// handler of READ must wait for neither of the two.
 package replay
