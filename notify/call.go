@@ -44,7 +44,8 @@ const (
 	CallRename
 	// CallTouch sets the times of Dir/Name that Mode names, or of Dir itself if Name is empty.
 	CallTouch
-	// CallOpen opens Dir/Name as Slot; Mode is O_RDONLY or O_WRONLY.
+	// CallOpen opens Dir/Name as Slot; Mode is O_RDONLY or O_WRONLY, with O_CREAT to make the file, which must
+	// not be there then.
 	CallOpen
 	// CallLook looks Dir/Name up, and uses what the kernel has cached.
 	CallLook

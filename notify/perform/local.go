@@ -78,7 +78,11 @@ func (l *Local) Do(c *notify.Call) error {
 	case notify.CallWalk:
 		return l.open(dir, c, walkFlags)
 	case notify.CallOpen:
-		return l.open(dir, c, int(c.Mode&unix.O_ACCMODE)|openFlags)
+		flags := int(c.Mode&unix.O_ACCMODE) | openFlags
+		if c.Mode&unix.O_CREAT != 0 {
+			flags |= unix.O_CREAT | unix.O_EXCL
+		}
+		return l.open(dir, c, flags)
 	case notify.CallLook:
 		fd, err := unix.Openat(dir, c.Name, lookFlags, 0)
 		if err == nil {
@@ -136,7 +140,7 @@ func (l *Local) open(dir int, c *notify.Call, flags int) error {
 		int64(c.Slot) < int64(len(l.fds)) && l.fds[c.Slot] >= 0) {
 		return fmt.Errorf("open as slot %d: %w", c.Slot, ErrBadCall)
 	}
-	fd, err := unix.Openat(dir, c.Name, flags, 0)
+	fd, err := unix.Openat(dir, c.Name, flags, 0o600) // the mode is for O_CREAT
 	if err != nil {
 		return err
 	}

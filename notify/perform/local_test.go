@@ -39,6 +39,8 @@ func TestCalls(t *testing.T) {
 		{Op: notify.CallLink, Dir: slot, Name: "f", NewDir: root, NewName: "g"},
 		{Op: notify.CallOpen, Dir: root, Name: "g", Mode: unix.O_WRONLY, Slot: slot + 1},
 		{Op: notify.CallOpen, Dir: root, Name: "g", Mode: unix.O_RDONLY},
+		{Op: notify.CallOpen, Dir: slot, Name: "made", Mode: unix.O_WRONLY | unix.O_CREAT},
+		{Op: notify.CallUnlink, Dir: slot, Name: "made"},
 		{Op: notify.CallUnlink, Dir: slot, Name: "f"},
 		{Op: notify.CallRename, Dir: root, Name: "g", NewDir: slot, NewName: "h"},
 		{Op: notify.CallTouch, Dir: slot, Name: "h", Mode: notify.TouchBoth},

@@ -85,6 +85,11 @@ func (c *counter) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, o
 	return c.RawFileSystem.Mknod(cancel, in, name, out)
 }
 
+func (c *counter) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	c.n.Add(1)
+	return c.RawFileSystem.Create(cancel, in, name, out)
+}
+
 func (c *counter) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	c.n.Add(1)
 	return c.RawFileSystem.Mkdir(cancel, in, name, out)

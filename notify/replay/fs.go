@@ -197,7 +197,7 @@ func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fus
 // Create implements fuse.RawFileSystem.
 func (f *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	if s := f.mine(&in.InHeader); s != nil {
-		return f.refuse(s, "create")
+		return f.answerCreate(s, in.NodeId, name, out)
 	}
 	if ours(in.NodeId) {
 		return fuse.Status(syscall.ESTALE)

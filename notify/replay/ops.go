@@ -238,6 +238,9 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 		case unix.S_IFLNK:
 			call.Op, call.NewName = notify.CallSymlink, "-"
 		default:
+			if mode == unix.S_IFREG && r.held.at > 0 {
+				return r.makeHeld(s, dir)
+			}
 			call.Mode, call.Rdev = mode|0o600, s.made.Attr.Rdev
 		}
 		return r.dirs.perform(call)

@@ -67,6 +67,7 @@ type Replayer struct {
 	opens openFiles
 	ahead lookahead
 	found scouts
+	held  holding
 
 	staged uint64
 	// doubt says that resolveDoubt has something to do.
@@ -356,12 +357,22 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		if ev.Op == 0 {
 			continue
 		}
+		if r.letGo(i) {
+			r.stats.stepped(ev.Time)
+			continue
+		}
 		r.found.now = -1
 		if r.recon.swallow(r, ev) {
 			continue
 		}
 		r.scout(t.events, i)
+		if r.held.slot == notify.SlotNone {
+			r.hold(t.events, i)
+		}
 		r.replay(ev)
+		if r.held.slot == notify.SlotNone {
+			r.held.at = 0
+		}
 		if len(t.events) > burst && r.ahead.doubtful(ev) {
 			r.recon.check(r, ev)
 		}
