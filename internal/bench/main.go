@@ -34,6 +34,7 @@ func sections() []section {
 		{"delay", (*bench).delay},
 		{"burst", (*bench).burst},
 		{"unknown", (*bench).unknown},
+		{"stream", (*bench).stream},
 		{"setup", (*bench).setup},
 		{"walk", (*bench).walk},
 		{"micro", (*bench).micro},
@@ -44,7 +45,7 @@ func sections() []section {
 func run(ctx context.Context, args []string, stdout, progress io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	markdown := flags.String("markdown", "", "write the tables to this `file` as markdown")
-	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown setup walk micro cold")
+	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream setup walk micro cold")
 	rounds := flags.Int("rounds", 15, "how often the walks are timed")
 	samples := flags.Int("samples", 2000, "how many delays are taken")
 	program := flags.String("program", "", "measure this heraldfs `binary` instead of building one")

@@ -230,9 +230,9 @@ func TestMetrics(t *testing.T) {
 
 	for name, args := range map[string][]string{
 		"serve":    {"serve", "--listen", "unix://" + run + "/s", "--metrics", run + "/serve", "--root", "r=" + src},
-		"virtiofs": {"virtiofs", "--socket", run + "/v", "--metrics", run + "/virtiofs", src},
+		"virtiofs": {"virtiofs", "--sandbox=none", "--socket", run + "/v", "--metrics", run + "/virtiofs", src},
 	} {
-		c := start(t, exec.Command(bin, args...), map[string]string{"serve": run + "/s", "virtiofs": run + "/v"}[name])
+		c := start(t, exec.Command(bin, args...), map[string]string{"serve": run + "/s", "virtiofs": "sandbox=none"}[name])
 		if code, body := fetch(t, run+"/"+name, "/healthz"); code != 200 {
 			t.Errorf("%s: healthz: %d %s", name, code, body)
 		}
@@ -293,7 +293,13 @@ func TestHealthBeforeReady(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}()
-	eventually(t, "the socket is there", func() bool { _, err := os.Lstat(sock); return err == nil })
+	eventually(t, "the socket is there", func() bool {
+		c, err := net.Dial("unix", sock)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	if code, body := fetch(t, sock, "/healthz"); code != 503 || !strings.Contains(body, "being set up") {
 		t.Errorf("healthz: %d %s", code, body)
 	}
