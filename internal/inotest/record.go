@@ -49,6 +49,24 @@ func Fold(records []Record) []Record {
 	})
 }
 
+// FoldMoves leaves out what inotify may merge into the record before it although it tells of another
+// rename: it compares mask, watch and name of the last record that is queued, but no cookies. Only a
+// MOVED_TO that has no other half in the recording can be merged so: else that half was queued between.
+func FoldMoves(records []Record) []Record {
+	from := map[uint32]bool{}
+	for _, r := range records {
+		if r.Mask&notify.MovedFrom != 0 {
+			from[r.Cookie] = true
+		}
+	}
+	last := map[string]Record{}
+	return slices.DeleteFunc(slices.Clone(records), func(r Record) bool {
+		was, known := last[r.Label]
+		last[r.Label] = r
+		return known && r.Mask&notify.MovedTo != 0 && !from[r.Cookie] && was.Mask == r.Mask && was.Name == r.Name
+	})
+}
+
 // Lost reports whether the queue overflowed.
 func Lost(records []Record) bool {
 	return slices.ContainsFunc(records, func(r Record) bool { return r.Mask&notify.QOverflow != 0 })

@@ -28,12 +28,14 @@ func kinds(backend string) []opgen.Kind {
 }
 
 // scale is how much is tried.
-func scale(short, full int) int {
-	if os.Getenv("HERALDFS_PARITY") == "full" {
-		return full
+func scale(short, long int) int {
+	if full() {
+		return long
 	}
 	return short
 }
+
+func full() bool { return os.Getenv("HERALDFS_PARITY") == "full" }
 
 // judge fails the test if the guest heard something else than the native watches.
 func (b *bed) judge(ops []opgen.Op) {
