@@ -37,6 +37,8 @@ check:
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 ./internal/archtest
+	# Counts allocations, which the race detector of make test makes.
+	$(GO) test -count=1 -run Alloc ./notify/fusenotify
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/heraldfs
 
 ## parity: the differential test at full length: 20 seeds of 2,000 operations in each mode
