@@ -32,6 +32,17 @@ type script struct {
 	closed  chan struct{}
 	once    sync.Once
 	err     error // what Run ends with when closed; set before
+	// behind, if set, is what the source finds in its queue when it is asked to read to the end.
+	behind atomic.Pointer[[]notify.Event]
+}
+
+// Barrier implements notify.Barrier.
+func (s *script) Barrier(context.Context) error {
+	if events := s.behind.Swap(nil); events != nil {
+		s.batches <- *events
+		<-s.emitted
+	}
+	return nil
 }
 
 func newScript() *script {

@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/heraldfs/heraldfs/notify"
 )
 
@@ -37,4 +39,24 @@ func TestHostIsAhead(t *testing.T) {
 		b.push(links(o), b.ev(notify.OpDelete, ".", "f", o))
 		b.expect(`f ATTRIB ""`, `f DELETE_SELF ""`, `f IGNORED ""`, `. DELETE "f"`)
 	})
+}
+
+// The source is behind: what a comparison finds on the host is told by events that are not read yet.
+func TestSourceIsBehind(t *testing.T) {
+	b := newBed(t, nil)
+	b.write("b", "x")
+	o := b.obj("b")
+	b.watch(".")
+	create := b.ev(notify.OpCreate, ".", "a", o)
+	create.Verify = true
+	b.src.behind.Store(&[]notify.Event{b.move(".", "a", ".", "b", o)})
+	b.src.batches <- []notify.Event{create}
+	<-b.src.emitted
+	var got []string
+	for _, rec := range b.guest.WaitFor("b") {
+		got = append(got, rec.String())
+	}
+	if d := cmp.Diff([]string{`. CREATE "a"`, `. MOVED_FROM "a" cookie 1`}, got); d != "" {
+		t.Errorf("before the MOVED_TO the guest's watchers heard (-want +got):\n%s", d)
+	}
 }

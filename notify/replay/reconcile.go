@@ -122,7 +122,7 @@ func (c *reconciler) pause(r *Replayer, idle, sync bool) {
 		}
 		return
 	}
-	c.compare(r)
+	c.compare(r, sync)
 	c.bury(r)
 	c.settle(r, sync)
 }

@@ -2,8 +2,10 @@ package replay
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -127,7 +129,7 @@ func (c *reconciler) bury(r *Replayer) {
 }
 
 // compare looks at the names that are to be verified.
-func (c *reconciler) compare(r *Replayer) {
+func (c *reconciler) compare(r *Replayer, sync bool) {
 	if len(c.names) == 0 {
 		return
 	}
@@ -139,5 +141,33 @@ func (c *reconciler) compare(r *Replayer) {
 	for _, k := range keys {
 		d.name(r, k.parent, k.name)
 	}
+	if !sync && len(d.gone)+len(d.added) > 0 && !r.caughtUp() {
+		// That nothing came does not mean that nothing happened: what was found may be ahead of
+		// events that the source had no time to read.
+		for _, k := range keys {
+			c.names[k] = struct{}{}
+		}
+		c.calmAt = time.Now().Add(calm)
+		return
+	}
 	c.tell(r, &d)
+}
+
+// catchUp bounds the wait for a source that is to read its queue. One that takes longer has something
+// to tell.
+const catchUp = 200 * time.Millisecond
+
+// caughtUp has the source read its queue to the end, and reports whether there was nothing.
+func (r *Replayer) caughtUp() bool {
+	b, ok := r.cfg.Source.(notify.Barrier)
+	if !ok {
+		return true
+	}
+	var err error
+	r.far.serve.run(func() {
+		ctx, stop := context.WithTimeout(context.Background(), catchUp)
+		defer stop()
+		err = b.Barrier(ctx)
+	})
+	return err == nil && r.q.len() == 0
 }
