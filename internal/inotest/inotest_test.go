@@ -213,6 +213,62 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+// TestFoldMoves shows what the kernel merges in a queue that nobody reads: two moves to one name, from
+// where there is no watch, are one record in spite of their cookies, and so are a move out and a rename.
+func TestFoldMoves(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "d")
+	must(t, os.Mkdir(dir, 0o755))
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	must(t, err)
+	defer unix.Close(fd)
+	_, err = unix.InotifyAddWatch(fd, dir, unix.IN_MOVE)
+	must(t, err)
+	for _, name := range []string{"a", "b"} {
+		touch(t, filepath.Join(top, name))
+		must(t, os.Rename(filepath.Join(top, name), filepath.Join(dir, "n")))
+	}
+	// An exchange moves in first and out then.
+	touch(t, filepath.Join(top, "c"))
+	must(t, unix.Renameat2(unix.AT_FDCWD, filepath.Join(top, "c"), unix.AT_FDCWD, filepath.Join(dir, "n"), unix.RENAME_EXCHANGE),
+		os.Rename(filepath.Join(dir, "n"), filepath.Join(dir, "m")))
+	buf := make([]byte, 4096)
+	n, err := unix.Read(fd, buf)
+	must(t, err)
+	events, err := parse(buf[:n], time.Time{})
+	must(t, err)
+	var queued []string
+	for _, ev := range events {
+		queued = append(queued, ev.mask.String()+" "+ev.name)
+	}
+	if d := cmp.Diff([]string{"MOVED_TO n", "MOVED_FROM n", "MOVED_TO m"}, queued); d != "" {
+		t.Errorf("three moves to n, one out and a rename are in the queue (-want +got):\n%s", d)
+	}
+
+	to := func(cookie uint32) Record { return Record{Label: "d", Mask: notify.MovedTo, Name: "n", Cookie: cookie} }
+	from := Record{Label: "e", Mask: notify.MovedFrom, Name: "m", Cookie: 2}
+	if got := FoldMoves([]Record{to(1), to(2), to(3)}); len(got) != 1 || got[0].Cookie != 1 {
+		t.Errorf("moves in are folded to %v", got)
+	}
+	out := func(cookie uint32) Record {
+		return Record{Label: "d", Mask: notify.MovedFrom, Name: "n", Cookie: cookie}
+	}
+	renamed := Record{Label: "d", Mask: notify.MovedTo, Name: "m", Cookie: 2}
+	if got := FoldMoves([]Record{out(1), out(2), renamed}); len(got) != 2 || got[0] != out(1) || got[1] != renamed {
+		t.Errorf("a move out and a rename are folded to %v", got)
+	}
+	for _, kept := range [][]Record{
+		{to(1), from, to(2)},
+		{out(2), {Label: "e", Mask: notify.MovedTo, Name: "m", Cookie: 2}, out(3)},
+		{to(1), {Label: "d", Mask: notify.Attrib, Name: "n"}, to(2)},
+		{to(1), {Label: "d", Mask: notify.MovedTo | notify.IsDir, Name: "n", Cookie: 2}},
+	} {
+		if got := FoldMoves(kept); len(got) != len(kept) {
+			t.Errorf("%v is folded to %v", kept, got)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x10\x00\x00\x00abc\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {

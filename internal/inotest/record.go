@@ -50,20 +50,31 @@ func Fold(records []Record) []Record {
 }
 
 // FoldMoves leaves out what inotify may merge into the record before it although it tells of another
-// rename: it compares mask, watch and name of the last record that is queued, but no cookies. Only a
-// MOVED_TO that has no other half in the recording can be merged so: else that half was queued between.
+// rename: it compares mask, watch and name of the last record that is queued, but no cookies. That record
+// is a half whose other half was not heard: else one of the two would have been queued in between. What
+// is left of a rename after that reads as a move in or out.
 func FoldMoves(records []Record) []Record {
-	from := map[uint32]bool{}
+	records = foldHalves(records, notify.MovedFrom, func(was, _ Record) Record { return was })
+	return foldHalves(records, notify.MovedTo, func(_, r Record) Record { return r })
+}
+
+// foldHalves leaves out halves that repeat the one before them, if the one of the two that single chooses
+// has no other half.
+func foldHalves(records []Record, half notify.Mask, single func(was, r Record) Record) []Record {
+	mates := map[uint32]bool{}
 	for _, r := range records {
-		if r.Mask&notify.MovedFrom != 0 {
-			from[r.Cookie] = true
+		if r.Mask&notify.Moves&^half != 0 {
+			mates[r.Cookie] = true
 		}
 	}
 	last := map[string]Record{}
 	return slices.DeleteFunc(slices.Clone(records), func(r Record) bool {
 		was, known := last[r.Label]
+		if known && r.Mask&half != 0 && was.Mask == r.Mask && was.Name == r.Name && !mates[single(was, r).Cookie] {
+			return true
+		}
 		last[r.Label] = r
-		return known && r.Mask&notify.MovedTo != 0 && !from[r.Cookie] && was.Mask == r.Mask && was.Name == r.Name
+		return false
 	})
 }
 
