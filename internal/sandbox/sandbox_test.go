@@ -93,7 +93,7 @@ func TestEscape(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.mode, c.uid), func(t *testing.T) {
 			if c.mode != "none" && landlockABI() < 4 {
-				t.Skip("some of it takes Landlock's ABI 4")
+				testenv.Lack(t, "some of it takes Landlock's ABI 4")
 			}
 			s := newSite(t, c.uid)
 			cmd := exec.Command(program, c.mode, s.dir, s.secret, s.handle)
