@@ -8,6 +8,8 @@ import (
 	"github.com/heraldfs/heraldfs/internal/status"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/replay"
+	"github.com/heraldfs/heraldfs/protocol"
+	"github.com/heraldfs/heraldfs/protocol/client"
 	"github.com/heraldfs/heraldfs/server/guest"
 	"github.com/heraldfs/heraldfs/watcher"
 )
@@ -20,7 +22,10 @@ type mountReport struct {
 	started    time.Time
 	src, point string
 	backend    string // set before guest is
-	guest      atomic.Pointer[guest.Guest]
+	// upstream counts what comes from the server at url; nil without one. Both are set before guest is.
+	upstream *client.Stats
+	url      string
+	guest    atomic.Pointer[guest.Guest]
 }
 
 // mounted says that there is a mount now, whose root tells of itself.
@@ -52,6 +57,12 @@ func (m *mountReport) status() *status.Status {
 	if stuck := stats.Stuck(time.Now()); stuck > stuckAfter {
 		s.Healthy, s.Reason = false, fmt.Sprintf("the replay has been busy with one event for %s", stuck.Round(time.Second))
 	}
+	if m.upstream != nil {
+		s.Upstream = upstreamStatus(m.upstream, m.url)
+		if !s.Upstream.Connected && s.Healthy {
+			s.Healthy, s.Reason = false, "no connection to "+m.url+": "+s.Upstream.LastError
+		}
+	}
 	if m.backend != "off" {
 		s.Replay = replayStatus(stats, g.Known())
 	}
@@ -75,4 +86,18 @@ func replayStatus(from *replay.Stats, known int) *status.Replay {
 		r.Delay.Buckets = append(r.Delay.Buckets, status.Bucket{LE: bounds[i].Seconds(), Count: counts[i]})
 	}
 	return r
+}
+
+func upstreamStatus(from *client.Stats, url string) *status.Upstream {
+	u := &status.Upstream{
+		URL: url, Connected: from.Connected.Load(), Connects: from.Connects.Load(), Failures: from.Failures.Load(),
+		Events: from.Events.Load(), Gaps: make(map[string]uint64), Last: from.Last.Load(),
+	}
+	for r := protocol.GapOverflow; int(r) < len(from.Gaps); r++ {
+		u.Gaps[r.String()] = from.Gaps[r].Load()
+	}
+	if !u.Connected {
+		u.LastError = from.LastError()
+	}
+	return u
 }

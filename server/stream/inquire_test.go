@@ -56,8 +56,8 @@ func TestStats(t *testing.T) {
 	b := newBed(t, Options{JournalEvents: 100}, ServerOptions{})
 	publish(b.st, 1, 1000)
 	b.st.Publish([]Record{{Lost: protocol.GapOverflow}, {Op: 77}})
-	c := newCollector()
-	start(t, client.Options{Dial: b.dial, Subscribe: never(), Since: &client.Position{Stream: b.st.ID(), Seq: 10}}, c)
+	c, counted := newCollector(), &client.Stats{}
+	start(t, client.Options{Dial: b.dial, Subscribe: never(), Since: &client.Position{Stream: b.st.ID(), Seq: 10}}, counted.Count(c))
 	c.waitLast(t, 1001)
 	s := b.st.Stats()
 	if s.Events[protocol.OpModify] != 1000 || s.Events[protocol.OpCreate] != 0 || s.Losses[protocol.GapOverflow] != 1 || s.Losses[protocol.GapRescan] != 0 {
@@ -65,6 +65,15 @@ func TestStats(t *testing.T) {
 	}
 	if s.Gaps[protocol.GapJournal] != 1 || s.Gaps[protocol.GapOverflow] != 1 || s.Subscriptions != 1 || s.Resumes != 1 {
 		t.Errorf("%+v", s)
+	}
+	// The subscriber counts the same; of the last message it may not be through yet.
+	if !counted.Connected.Load() || counted.Connects.Load() != 1 || counted.Failures.Load() != 0 || counted.Events.Load() != 99 || counted.Gaps[protocol.GapJournal].Load() != 1 {
+		t.Errorf("subscriber: %d events", counted.Events.Load())
+	}
+	b.stop()
+	c.wait(t, "the end", func() bool { return len(c.failures) > 0 })
+	if counted.Connected.Load() || counted.Failures.Load() == 0 || counted.LastError() == "" || counted.Last.Load() != 1001 {
+		t.Errorf("after the end: %v, %q, last %d", counted.Connected.Load(), counted.LastError(), counted.Last.Load())
 	}
 	if s.First != 902 || s.Head != 1001 || len(s.Subscribers) != 1 || s.DiskFailed {
 		t.Errorf("%+v", s)
