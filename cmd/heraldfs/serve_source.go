@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -111,40 +112,24 @@ func (s *treeSource) state(path string, obj notify.Object) protocol.State {
 		Same: st.Exists && !obj.IsZero() && st.Object == obj}
 }
 
+// ops are what the records about files tell; those about the watch itself have none.
+var ops = [...]protocol.Op{
+	tree.TypeCreate: protocol.OpCreate, tree.TypeDelete: protocol.OpDelete, tree.TypeRename: protocol.OpRename,
+	tree.TypeExchange: protocol.OpExchange, tree.TypeModify: protocol.OpModify, tree.TypeAttrib: protocol.OpAttrib,
+	tree.TypeOpen: protocol.OpOpen, tree.TypeCloseWrite: protocol.OpCloseWrite,
+	tree.TypeCloseNowrite: protocol.OpCloseNowrite, tree.TypeAccess: protocol.OpAccess,
+}
+
 // opOf and typeOf return 0 for what the other side does not have.
 func opOf(t tree.Type) protocol.Op {
-	switch t {
-	case tree.TypeCreate:
-		return protocol.OpCreate
-	case tree.TypeDelete:
-		return protocol.OpDelete
-	case tree.TypeRename:
-		return protocol.OpRename
-	case tree.TypeExchange:
-		return protocol.OpExchange
-	case tree.TypeModify:
-		return protocol.OpModify
-	case tree.TypeAttrib:
-		return protocol.OpAttrib
-	case tree.TypeOpen:
-		return protocol.OpOpen
-	case tree.TypeCloseWrite:
-		return protocol.OpCloseWrite
-	case tree.TypeCloseNowrite:
-		return protocol.OpCloseNowrite
-	case tree.TypeAccess:
-		return protocol.OpAccess
+	if int(t) < len(ops) {
+		return ops[t]
 	}
 	return 0
 }
 
 func typeOf(op protocol.Op) tree.Type {
-	for t := tree.TypeCreate; t <= tree.TypeExchange; t++ {
-		if opOf(t) == op {
-			return t
-		}
-	}
-	return 0
+	return tree.Type(max(slices.Index(ops[:], op), 0))
 }
 
 // placeOf splits a path below a root; "" is the placeholder.

@@ -107,45 +107,26 @@ func mainSide(r *tree.Record) (root int, path string) {
 	return r.Root, r.Path
 }
 
+// eventNames are inotifywait's, as far as it has them.
+var eventNames = [...]string{
+	tree.TypeCreate: "CREATE", tree.TypeDelete: "DELETE", tree.TypeModify: "MODIFY", tree.TypeAttrib: "ATTRIB",
+	tree.TypeOpen: "OPEN", tree.TypeAccess: "ACCESS", tree.TypeCloseWrite: "CLOSE_WRITE,CLOSE",
+	tree.TypeCloseNowrite: "CLOSE_NOWRITE,CLOSE", tree.TypeRename: "RENAME", tree.TypeExchange: "EXCHANGE",
+	tree.TypeReady: "READY", tree.TypeOverflow: "Q_OVERFLOW", tree.TypeRescan: "RESCAN",
+}
+
 // events are inotifywait's names of what r tells.
 func events(r *tree.Record) string {
 	s := ""
-	switch r.Type {
-	case tree.TypeCreate:
-		s = "CREATE"
-	case tree.TypeDelete:
-		s = "DELETE"
-	case tree.TypeModify:
-		s = "MODIFY"
-	case tree.TypeAttrib:
-		s = "ATTRIB"
-	case tree.TypeOpen:
-		s = "OPEN"
-	case tree.TypeAccess:
-		s = "ACCESS"
-	case tree.TypeCloseWrite:
-		s = "CLOSE_WRITE,CLOSE"
-	case tree.TypeCloseNowrite:
-		s = "CLOSE_NOWRITE,CLOSE"
-	case tree.TypeExchange:
-		s = "EXCHANGE"
-	case tree.TypeRename:
-		switch {
-		case r.Path == "":
-			s = "MOVED_FROM"
-		case r.OldPath == "":
-			s = "MOVED_TO"
-		default:
-			s = "RENAME"
-		}
-	case tree.TypeReady:
-		return "READY"
-	case tree.TypeOverflow:
-		return "Q_OVERFLOW"
-	case tree.TypeRescan:
-		return "RESCAN"
+	switch {
+	case r.Type == tree.TypeRename && r.Path == "":
+		s = "MOVED_FROM"
+	case r.Type == tree.TypeRename && r.OldPath == "":
+		s = "MOVED_TO"
+	case int(r.Type) < len(eventNames):
+		s = eventNames[r.Type]
 	}
-	if r.IsDir {
+	if r.IsDir && !r.Type.IsControl() {
 		s += ",ISDIR"
 	}
 	return s
