@@ -109,16 +109,23 @@ func clientHandshake(c *Conn, o Options) error {
 		// A server that cannot prove it is not the one we look for.
 		want := proof(o.Token, "server", mine.Nonce, theirs.Nonce)
 		if !theirs.Auth || !hmac.Equal(theirs.Proof, want) {
-			return fmt.Errorf("server does not know the token: %w", ErrAuth)
+			return c.decline("the token is not the client's", fmt.Errorf("server does not know the token: %w", ErrAuth))
 		}
 	}
 	if !theirs.Auth {
 		return nil
 	}
 	if len(o.Token) == 0 {
-		return fmt.Errorf("server wants a token: %w", ErrAuth)
+		return c.decline("the client has no token", fmt.Errorf("server wants a token: %w", ErrAuth))
 	}
 	return c.enc.Encode(&Auth{Proof: proof(o.Token, "client", mine.Nonce, theirs.Nonce)})
+}
+
+// decline tells a server, if it listens, why its client goes, and returns err.
+func (c *Conn) decline(text string, err error) error {
+	_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = c.enc.Encode(&Error{Code: CodeAuth, Text: text})
+	return err
 }
 
 func serverHandshake(c *Conn, o Options) error {

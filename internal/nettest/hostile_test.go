@@ -52,8 +52,8 @@ func TestRefused(t *testing.T) {
 		{"a certificate of another authority", token(right, strangers), "", "certificate", `reason=certificate`},
 		{"a server of another authority", token(right, unbelieving), "", "unknown authority", `reason=certificate`},
 		{"no certificate", []string{"--token-file", right}, "", "not safe", ""},
-		{"wrong token", token(wrong, b.tlsArgs), "", "does not know the token", `reason=broken`},
-		{"no token", b.tlsArgs, "", "wants a token", `reason=broken`},
+		{"wrong token", token(wrong, b.tlsArgs), "", "does not know the token", `reason=token`},
+		{"no token", b.tlsArgs, "", "wants a token", `reason=token`},
 		{"no such root", token(right, b.tlsArgs), "?root=none", "no such root", `reason=root`},
 		{"a root of others", token(right, b.tlsArgs), "?root=ops", "no such root", `reason=root`},
 	} {
