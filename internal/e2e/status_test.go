@@ -224,7 +224,7 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("healthz: %d %s", code, body)
 	}
 	_, body := fetch(t, sock, "/metrics")
-	has(t, body, `heraldfs_fuse_requests_total{opcode="MKNOD"} 1`, "heraldfs_replay_backlog_events 0", "heraldfs_healthy 1", "heraldfs_replay_overflows_total 0")
+	has(t, body, `heraldfs_fuse_requests_total{opcode="INIT"} 1`, "heraldfs_replay_backlog_events 0", "heraldfs_healthy 1", "heraldfs_replay_overflows_total 0")
 	if strings.Contains(body, src) || strings.Contains(body, `"f"`) {
 		t.Errorf("a path is told:\n%s", body)
 	}
