@@ -18,6 +18,7 @@ import (
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/fusenotify"
 	"github.com/heraldfs/heraldfs/server/opcount"
+	"github.com/heraldfs/heraldfs/server/turns"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,11 +38,10 @@ type Conn struct {
 	id     identity
 
 	hands    *handPool
-	workers  slots
-	locks    slots
-	turn     atomic.Uint64
-	parked   atomic.Bool
-	wake     chan struct{}
+	workers  turns.Slots
+	locks    turns.Slots
+	turn     turns.Turn
+	watchdog *turns.Watchdog
 	relieved atomic.Uint64
 	requests opcount.Counts
 	running  sync.WaitGroup // reader, watchdog and handlers
@@ -86,13 +86,13 @@ func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error
 		fs: fs, server: fuse.NewProtocolServer(fs, &opts.Fuse),
 		opts: opts, log: opts.Logger, point: point, direct: direct, id: id,
 		hands: newHandPool(opts.Fuse.MaxWrite),
-		wake:  make(chan struct{}, 1),
 		fd:    fd,
 		ready: make(chan struct{}), unmounted: make(chan struct{}),
 		dead: make(chan struct{}), ended: make(chan struct{}),
 	}
-	c.workers.max = int64(opts.MaxWorkers)
-	c.locks.max = int64(opts.MaxLockWaiters)
+	c.workers.Max = int64(opts.MaxWorkers)
+	c.locks.Max = int64(opts.MaxLockWaiters)
+	c.watchdog = turns.NewWatchdog(opts.SlowAfter, []*turns.Turn{&c.turn}, func(_ int, turn uint64) { c.relieve(turn) })
 	c.notify = fusenotify.New(c.writeNotification)
 	if opts.Keeper {
 		if c.keeper, err = c.startKeeper(); err != nil {
@@ -123,7 +123,10 @@ func (c *Conn) Serve(ctx context.Context) error {
 
 	c.running.Add(2)
 	go c.readLoop()
-	go c.watchdog()
+	go func() {
+		defer c.running.Done()
+		c.watchdog.Run(c.dead)
+	}()
 
 	var helper sync.WaitGroup
 	helper.Go(func() {

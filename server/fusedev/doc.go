@@ -18,14 +18,7 @@
 //
 // A quick request can turn out slow. The watchdog looks once a millisecond whether the
 // reader is still in the handler that it was in at the last look; if so it passes
-// the role to a new goroutine, and the old one ends after its reply. The role is the number
-// turn: odd while the reader is in a handler. Whoever moves it from odd to even by
-// compare-and-swap, reader or watchdog, has the role.
-//
-//	even --reader: request read--> odd --reader: reply written--> even
-//	                                  \--watchdog: too long, new reader--> even
-//
-// An idle connection has no ticking watchdog; the first request wakes it.
+// the role to a new goroutine, and the old one ends after its reply (server/turns).
 //
 // # Bounds
 //

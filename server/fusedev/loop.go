@@ -4,33 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime/debug"
-	"sync/atomic"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/server/turns"
 )
-
-// parkAfter is how many looks without a request let the watchdog sleep.
-const parkAfter = 16
-
-// slots counts what runs beside the reader, up to a maximum.
-type slots struct {
-	used atomic.Int64
-	max  int64
-}
-
-func (s *slots) take() bool {
-	if s.used.Add(1) <= s.max {
-		return true
-	}
-	s.used.Add(-1)
-	return false
-}
-
-func (s *slots) free() { s.used.Add(-1) }
 
 // read is syscall.Read without the os package's bookkeeping.
 func read(fd int, b []byte) (int, syscall.Errno) {
@@ -86,24 +67,24 @@ func (c *Conn) readLoop() {
 			c.handle(h, n)
 			continue
 		case lockWait:
-			if !c.locks.take() {
+			if !c.locks.Take() {
 				c.reply(h, h.errorReply(h.id(), fuse.Status(unix.ENOLCK)))
 				continue
 			}
 			h = c.handOver(h, n, &c.locks)
 			continue
 		case blocking:
-			if c.workers.take() {
+			if c.workers.Take() {
 				h = c.handOver(h, n, &c.workers)
 				continue
 			}
 		}
-		turn := c.turn.Add(1)
-		c.wakeWatchdog()
+		turn := c.turn.Begin()
+		c.watchdog.WakeUp()
 		c.handle(h, n)
-		if !c.turn.CompareAndSwap(turn, turn+1) {
+		if !c.turn.End(turn) {
 			// The watchdog took a slot for us along with the role.
-			c.workers.free()
+			c.workers.Free()
 			return
 		}
 	}
@@ -111,7 +92,7 @@ func (c *Conn) readLoop() {
 
 // handOver starts a goroutine for the request in h and returns the hand to read on with.
 // A request that fits is copied, so that lock waiters do not sit on large buffers.
-func (c *Conn) handOver(h *hand, n int, slot *slots) *hand {
+func (c *Conn) handOver(h *hand, n int, slot *turns.Slots) *hand {
 	mine, theirs := h, h
 	if h.fitsSmall(n) {
 		theirs = c.hands.get(true)
@@ -124,10 +105,10 @@ func (c *Conn) handOver(h *hand, n int, slot *slots) *hand {
 	return mine
 }
 
-func (c *Conn) work(h *hand, n int, slot *slots) {
+func (c *Conn) work(h *hand, n int, slot *turns.Slots) {
 	defer c.running.Done()
 	c.handle(h, n)
-	slot.free()
+	slot.Free()
 	c.hands.put(h)
 }
 
@@ -185,76 +166,18 @@ func write(fd int, b []byte) (int, syscall.Errno) {
 	return int(n), errno
 }
 
-// wakeWatchdog is called after turn has moved: either we see that the watchdog
-// sleeps, or it sees the new turn before it does.
-func (c *Conn) wakeWatchdog() {
-	if c.parked.Load() && c.parked.CompareAndSwap(true, false) {
-		select {
-		case c.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// watchdog relieves a reader that is stuck in a handler.
-func (c *Conn) watchdog() {
-	defer c.running.Done()
-	timer := time.NewTimer(c.opts.SlowAfter)
-	defer timer.Stop()
-	var last uint64
-	for idle := 0; ; {
-		select {
-		case <-timer.C:
-		case <-c.dead:
-			return
-		}
-		turn := c.turn.Load()
-		switch {
-		case turn != last:
-			idle = 0
-		case turn%2 == 1:
-			c.relieve(turn)
-		default:
-			idle++
-		}
-		last = turn
-		if idle >= parkAfter {
-			idle = 0
-			if !c.park(turn) {
-				return
-			}
-		}
-		timer.Reset(c.opts.SlowAfter)
-	}
-}
-
 // relieve starts a new reader if the one that made turn is still in its handler.
 func (c *Conn) relieve(turn uint64) {
-	if !c.workers.take() {
+	if !c.workers.Take() {
 		return
 	}
-	if !c.turn.CompareAndSwap(turn, turn+1) {
-		c.workers.free()
+	if !c.turn.Pass(turn) {
+		c.workers.Free()
 		return
 	}
 	c.relieved.Add(1)
 	c.running.Add(1)
 	go c.readLoop()
-}
-
-// park sleeps until the next request. It returns false when the connection has ended.
-func (c *Conn) park(turn uint64) bool {
-	c.parked.Store(true)
-	if c.turn.Load() != turn {
-		c.parked.Store(false)
-		return true
-	}
-	select {
-	case <-c.wake:
-		return true
-	case <-c.dead:
-		return false
-	}
 }
 
 // cancelAll tells every handler that its request is off. go-fuse lets a handler

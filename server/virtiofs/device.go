@@ -11,10 +11,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/heraldfs/heraldfs/server/opcount"
+	"github.com/heraldfs/heraldfs/server/turns"
 )
 
 // cancelAfter is how long handlers may take to end by themselves before whoever waits for them cancels them.
 const cancelAfter = 100 * time.Millisecond
+
+// slowAfter is how often the watchdog looks; a handler that it sees twice is slow.
+const slowAfter = time.Millisecond
 
 // NewFS makes the file system of one FUSE session. It is called for each INIT: a mount in
 // the guest. OnUnmount is called when the session has ended and no handler runs.
@@ -34,10 +38,12 @@ type device struct {
 	log     *slog.Logger
 	newFS   NewFS
 	queues  []*queue
-	workers slots
-	lockers slots // requests that wait for a lock
-	watch   *watchdog
-	buffers sync.Pool // *[smallReply]byte
+	workers turns.Slots
+	lockers turns.Slots // requests that wait for a lock
+	watch   *turns.Watchdog
+	quit    chan struct{}  // ends watch
+	helpers sync.WaitGroup // watch
+	buffers sync.Pool      // *[smallReply]byte
 	// requests counts; the server's, over connections.
 	requests *opcount.Counts
 
@@ -61,14 +67,19 @@ func newDevice(o *Options, newFS NewFS) *device {
 	if d.requests == nil {
 		d.requests = &opcount.Counts{}
 	}
-	d.workers.max = int64(o.MaxWorkers)
-	d.lockers.max = int64(o.MaxWorkers)
+	d.workers.Max = int64(o.MaxWorkers)
+	d.lockers.Max = int64(o.MaxWorkers)
 	d.buffers.New = func() any { return new([smallReply]byte) }
 	for i := range o.Queues + 1 {
 		d.queues = append(d.queues, newQueue(d, i))
 	}
-	d.watch = newWatchdog(d.queues)
-	go d.watch.run()
+	var all []*turns.Turn
+	for _, q := range d.queues {
+		all = append(all, &q.turn)
+	}
+	d.watch = turns.NewWatchdog(slowAfter, all, func(i int, turn uint64) { d.queues[i].relieve(turn) })
+	d.quit = make(chan struct{})
+	d.helpers.Go(func() { d.watch.Run(d.quit) })
 	return d
 }
 
@@ -146,7 +157,8 @@ func (d *device) endSession() {
 func (d *device) close() {
 	d.stopQueues()
 	d.endSession()
-	d.watch.stop()
+	close(d.quit)
+	d.helpers.Wait()
 	for _, q := range d.queues {
 		q.setEvent(&q.call, -1)
 		q.setEvent(&q.errfd, -1)

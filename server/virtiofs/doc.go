@@ -41,7 +41,7 @@
 // Each started queue has one goroutine with the popping role. It carries out quick
 // requests itself; what is known to block, and what arrives together with other requests,
 // goes to a goroutine of its own. A watchdog passes the role on when the one that has it
-// is stuck in a handler: turn is odd while it is in one, and whoever moves turn from odd to even has the role.
+// is stuck in a handler (server/turns).
 // MaxWorkers bounds the goroutines; when all are busy requests wait in the queue. SETLKW is apart, since what
 // ends its waiting is a later request: as many again may wait, and one more is answered ENOLCK.
 //

@@ -6,10 +6,11 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/server/turns"
 )
 
 // cancelEvery is how often the handlers that somebody waits for are cancelled
@@ -24,7 +25,7 @@ type queue struct {
 	index int
 
 	// turn is odd while the goroutine with the popping role is in a handler.
-	turn    atomic.Uint64
+	turn    turns.Turn
 	loops   sync.WaitGroup // goroutines that have or had the role
 	running sync.WaitGroup // requests that were popped and not yet used
 
@@ -265,23 +266,23 @@ func (q *queue) drain() (relieved bool) {
 		if r == nil {
 			return false
 		}
-		if slot := d.slot(r); slot != nil && slot.take() {
+		if slot := d.slot(r); slot != nil && slot.Take() {
 			go q.work(r, slot)
 			continue
 		}
-		turn := q.turn.Add(1)
-		d.watch.wakeUp()
+		turn := q.turn.Begin()
+		d.watch.WakeUp()
 		d.serve(r)
-		if !q.turn.CompareAndSwap(turn, turn+1) {
+		if !q.turn.End(turn) {
 			// The watchdog took a slot for us along with the role.
-			d.workers.free()
+			d.workers.Free()
 			return true
 		}
 	}
 }
 
 // slot is what r needs to be carried out beside the queue; nil if it should not be.
-func (d *device) slot(r *request) *slots {
+func (d *device) slot(r *request) *turns.Slots {
 	switch {
 	case r.opcode == opSetLkw:
 		return &d.lockers
@@ -291,22 +292,22 @@ func (d *device) slot(r *request) *slots {
 	return nil
 }
 
-func (q *queue) work(r *request, slot *slots) {
+func (q *queue) work(r *request, slot *turns.Slots) {
 	debug.SetPanicOnFault(true)
 	r.beside = true
 	q.dev.serve(r)
-	slot.free()
+	slot.Free()
 }
 
 // relieve passes the role of the goroutine that made turn to a new one.
 func (q *queue) relieve(turn uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !q.started || !q.dev.workers.take() {
+	if !q.started || !q.dev.workers.Take() {
 		return
 	}
-	if !q.turn.CompareAndSwap(turn, turn+1) {
-		q.dev.workers.free()
+	if !q.turn.Pass(turn) {
+		q.dev.workers.Free()
 		return
 	}
 	q.loops.Add(1)

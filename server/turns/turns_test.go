@@ -1,0 +1,64 @@
+package turns
+
+import (
+	"testing"
+	"time"
+)
+
+const limit = 20 * time.Second
+
+func TestSlots(t *testing.T) {
+	s := Slots{Max: 2}
+	if !s.Take() || !s.Take() || s.Take() {
+		t.Fatal("not two slots")
+	}
+	if s.Free(); !s.Take() || s.Take() {
+		t.Fatal("not one slot")
+	}
+}
+
+// TestRelieve: a handler that does not come back loses its role, also when the watchdog had fallen asleep, and one
+// that does keeps it.
+func TestRelieve(t *testing.T) {
+	var quick, slow Turn
+	relieved := make(chan int, 8)
+	quit, done := make(chan struct{}), make(chan struct{})
+	w := NewWatchdog(100*time.Microsecond, []*Turn{&quick, &slow}, func(i int, turn uint64) {
+		if []*Turn{&quick, &slow}[i].Pass(turn) {
+			relieved <- i
+		}
+	})
+	go func() {
+		defer close(done)
+		w.Run(quit)
+	}()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range 3 {
+		end := time.Now().Add(limit)
+		for !w.parked.Load() {
+			if time.Now().After(end) {
+				t.Fatal("the watchdog does not sleep")
+			}
+			<-tick.C
+		}
+		turn := slow.Begin()
+		w.WakeUp()
+		select {
+		case i := <-relieved:
+			if i != 1 {
+				t.Fatalf("turn %d was relieved", i)
+			}
+		case <-time.After(limit):
+			t.Fatal("nobody is relieved")
+		}
+		if slow.End(turn) {
+			t.Error("who was relieved still has the role")
+		}
+		if turn := quick.Begin(); !quick.End(turn) {
+			t.Error("who was quick has lost the role")
+		}
+	}
+	close(quit)
+	<-done
+}
