@@ -33,6 +33,8 @@ type bench struct {
 	points   int
 	program  string
 	loopback string
+	quick    bool
+	bars     []group // for the plot
 	undo     []func() error
 }
 
@@ -204,66 +206,6 @@ func (b *bench) mountWith(name string, start func(point string) (*process, error
 		return nil, errors.Join(err, detach(point), os.Remove(point))
 	}
 	return &mount{name: name, point: point, proc: p}, nil
-}
-
-// heraldfs mounts source. Whoever calls it closes the mount.
-func (b *bench) heraldfs(source string, flags ...string) (*mount, error) {
-	return b.mountWith("heraldfs", func(point string) (*process, error) {
-		argv := append([]string{b.program, "mount", "--log-level=warn"}, flags...)
-		return b.start("ready", onReadyFD, append(argv, source, point)...)
-	})
-}
-
-func (b *bench) goFuse(source string) (*mount, error) {
-	return b.mountWith("go-fuse loopback", func(point string) (*process, error) {
-		return b.start("ready", onStdout, b.loopback, source, point)
-	})
-}
-
-// bindfs mounts source with bindfs, which forks when mounted; -f keeps it ours, and then
-// only the mount table tells.
-func (b *bench) bindfs(source string) (*mount, error) {
-	return b.mountWith("bindfs", func(point string) (*process, error) {
-		p := &process{cmd: exec.Command("bindfs", "-f", source, point)}
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		p.cmd.Stderr = &p.output
-		began := time.Now()
-		if err := p.cmd.Start(); err != nil {
-			return nil, err
-		}
-		for {
-			var st unix.Statfs_t
-			if err := unix.Statfs(point, &st); err == nil && st.Type == unix.FUSE_SUPER_MAGIC {
-				p.ready = time.Since(began)
-				return p, nil
-			}
-			if time.Since(began) > patience || b.ctx.Err() != nil {
-				return nil, errors.Join(errors.New("bindfs did not get ready"), p.stop(unix.SIGTERM))
-			}
-			time.Sleep(time.Millisecond)
-		}
-	})
-}
-
-// all mounts source with everything that can be compared, the native tree first.
-func (b *bench) all(source string) ([]*mount, error) {
-	mounts := []*mount{{name: "native", point: source}}
-	makers := []func() (*mount, error){
-		func() (*mount, error) { return b.heraldfs(source) },
-		func() (*mount, error) { return b.goFuse(source) },
-	}
-	if _, err := exec.LookPath("bindfs"); err == nil {
-		makers = append(makers, func() (*mount, error) { return b.bindfs(source) })
-	}
-	for _, mk := range makers {
-		m, err := mk()
-		if err != nil {
-			return nil, err
-		}
-		b.later(m.close)
-		mounts = append(mounts, m)
-	}
-	return mounts, nil
 }
 
 // sync returns when every host change made before is visible in the mount and

@@ -39,13 +39,17 @@ func sections() []section {
 		{"walk", (*bench).walk},
 		{"micro", (*bench).micro},
 		{"cold", (*bench).cold},
+		{"files", (*bench).files},
+		{"requests", (*bench).requestTable},
 	}
 }
 
 func run(ctx context.Context, args []string, stdout, progress io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	markdown := flags.String("markdown", "", "write the tables to this `file` as markdown")
-	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream setup walk micro cold")
+	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream setup walk micro cold files requests")
+	quick := flags.Bool("quick", false, "run everything once and small, to see whether it works")
+	pictures := flags.String("plots", "", "write plots as SVG to this `directory`")
 	rounds := flags.Int("rounds", 15, "how often the walks are timed")
 	samples := flags.Int("samples", 2000, "how many delays are taken")
 	program := flags.String("program", "", "measure this heraldfs `binary` instead of building one")
@@ -59,10 +63,13 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
+	if *quick {
+		*rounds, *samples = 1, min(*samples, 200)
+	}
 	if *rounds < 1 || *samples < len(steps) {
 		return fmt.Errorf("give at least one round and %d samples", len(steps))
 	}
-	b := &bench{ctx: ctx, progress: progress, program: *program, rounds: *rounds, samples: *samples}
+	b := &bench{ctx: ctx, progress: progress, program: *program, rounds: *rounds, samples: *samples, quick: *quick}
 	defer func() { err = errors.Join(err, b.unwind(0)) }()
 	if err := b.prepare(); err != nil {
 		return err
@@ -89,6 +96,11 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 	rep.machine += fmt.Sprintf("; load average before %s, after %s", before, load())
 	if err := rep.text(stdout); err != nil {
 		return err
+	}
+	if *pictures != "" {
+		if err := b.plots(*pictures); err != nil {
+			return err
+		}
 	}
 	if *markdown == "" {
 		return nil

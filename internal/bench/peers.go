@@ -1,0 +1,167 @@
+package main
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// peer is a way to show a directory elsewhere.
+type peer struct {
+	name string
+	// mount is nil for the directory itself.
+	mount func(b *bench, source string) (*mount, error)
+}
+
+// peers lists what is compared and installed, the native tree first, then heraldfs.
+func (b *bench) peers() []peer {
+	list := []peer{
+		{"native", nil},
+		{"heraldfs", func(b *bench, src string) (*mount, error) { return b.heraldfs(src) }},
+		{"heraldfs --no-open", func(b *bench, src string) (*mount, error) { return b.heraldfs(src, "--no-open") }},
+		{"go-fuse loopback", (*bench).goFuse},
+	}
+	if path := b.passthroughHP(); path != "" {
+		list = append(list, peer{"passthrough_hp", func(b *bench, src string) (*mount, error) {
+			return b.polled("passthrough_hp", src, path, "--foreground", "--num-threads=10")
+		}})
+	}
+	if _, err := exec.LookPath("bindfs"); err == nil {
+		list = append(list, peer{"bindfs", func(b *bench, src string) (*mount, error) {
+			return b.polled("bindfs", src, "bindfs", "-f")
+		}})
+	}
+	return list
+}
+
+// open mounts source, or returns it as it is.
+func (p peer) open(b *bench, source string) (*mount, error) {
+	if p.mount == nil {
+		return &mount{name: p.name, point: source}, nil
+	}
+	m, err := p.mount(b, source)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.name, err)
+	}
+	m.name = p.name
+	return m, nil
+}
+
+// passthroughHP finds libfuse's example, which scripts/bench-deps.sh builds.
+func (b *bench) passthroughHP() string {
+	path, err := filepath.Abs("bin/peers/passthrough_hp")
+	if err != nil {
+		return ""
+	}
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// heraldfs mounts source. Whoever calls it closes the mount.
+func (b *bench) heraldfs(source string, flags ...string) (*mount, error) {
+	return b.mountWith("heraldfs", func(point string) (*process, error) {
+		argv := append([]string{b.program, "mount", "--log-level=warn"}, flags...)
+		return b.start("ready", onReadyFD, append(argv, source, point)...)
+	})
+}
+
+func (b *bench) goFuse(source string) (*mount, error) {
+	return b.mountWith("go-fuse loopback", func(point string) (*process, error) {
+		return b.start("ready", onStdout, b.loopback, source, point)
+	})
+}
+
+// polled mounts source with a program that stays in the foreground and does not say when it is
+// ready: only the mount table tells.
+func (b *bench) polled(name, source string, argv ...string) (*mount, error) {
+	return b.mountWith(name, func(point string) (*process, error) {
+		p := &process{cmd: exec.Command(argv[0], append(argv[1:], source, point)...)}
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		p.cmd.Stderr = &p.output
+		began := time.Now()
+		if err := p.cmd.Start(); err != nil {
+			return nil, err
+		}
+		for {
+			var st unix.Statfs_t
+			if err := unix.Statfs(point, &st); err == nil && st.Type == unix.FUSE_SUPER_MAGIC {
+				p.ready = time.Since(began)
+				return p, nil
+			}
+			if time.Since(began) > patience || b.ctx.Err() != nil {
+				return nil, errors.Join(errors.New(name+" did not get ready"), p.stop(unix.SIGTERM))
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+}
+
+// all mounts source with everything that can be compared, the native tree first.
+func (b *bench) all(source string) ([]*mount, error) {
+	var mounts []*mount
+	for _, p := range b.peers() {
+		m, err := p.open(b, source)
+		if err != nil {
+			return nil, err
+		}
+		b.later(m.close)
+		mounts = append(mounts, m)
+	}
+	return mounts, nil
+}
+
+// requests returns how many FUSE requests a heraldfs mount has read so far, by opcode.
+func (m *mount) requests() (map[string]int, error) {
+	buf := make([]byte, 64<<10)
+	n, err := unix.Getxattr(m.point, "user.heraldfs.status", buf)
+	if err != nil {
+		return nil, fmt.Errorf("status of %s: %w", m.point, err)
+	}
+	var st struct {
+		Requests map[string]int `json:"fuse_requests"`
+	}
+	err = json.Unmarshal(buf[:n], &st)
+	return st.Requests, err
+}
+
+//go:embed floor/floor.c
+var floorSource []byte
+
+// roundTrip measures a request answered by the least of all daemons. Zero: there is no C compiler.
+func (b *bench) roundTrip() (time.Duration, error) {
+	if _, err := exec.LookPath("gcc"); err != nil {
+		return 0, nil
+	}
+	src, bin := filepath.Join(b.dir, "floor.c"), filepath.Join(b.dir, "floor")
+	if err := os.WriteFile(src, floorSource, 0o644); err != nil {
+		return 0, err
+	}
+	if text, err := exec.CommandContext(b.ctx, "gcc", "-O2", "-o", bin, src).CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("build the floor: %w\n%s", err, text)
+	}
+	m, err := b.mountWith("floor", func(point string) (*process, error) { return b.start("ready", onStdout, bin, point) })
+	if err != nil {
+		return 0, err
+	}
+	const calls, rounds = 2000, 9
+	var each []time.Duration
+	for range rounds {
+		began := time.Now()
+		err = errors.Join(err, repeat(calls, func(int) error {
+			var st unix.Statx_t
+			return unix.Statx(unix.AT_FDCWD, m.point, unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
+		}))
+		each = append(each, time.Since(began)/calls)
+	}
+	return median(each), errors.Join(err, m.close())
+}
