@@ -103,6 +103,7 @@ type process struct {
 	cmd    *exec.Cmd
 	output bytes.Buffer
 	ready  time.Duration // from exec to ready
+	lax    bool          // it is no error if it does not end with 0
 }
 
 // stop asks for an orderly end and waits for it.
@@ -117,7 +118,7 @@ func (p *process) stop(sig syscall.Signal) error {
 			return nil
 		}
 	}
-	if err != nil {
+	if err != nil && !(p.lax && exit != nil) {
 		return fmt.Errorf("%s: %w: %s", filepath.Base(p.cmd.Path), err, bytes.TrimSpace(p.output.Bytes()))
 	}
 	return nil

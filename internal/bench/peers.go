@@ -85,9 +85,9 @@ func (b *bench) goFuse(source string) (*mount, error) {
 // ready: only the mount table tells.
 func (b *bench) polled(name, source string, argv ...string) (*mount, error) {
 	return b.mountWith(name, func(point string) (*process, error) {
-		p := &process{cmd: exec.Command(argv[0], append(argv[1:], source, point)...)}
+		p := &process{cmd: exec.Command(argv[0], append(argv[1:], source, point)...), lax: true}
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		p.cmd.Stderr = &p.output
+		p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 		began := time.Now()
 		if err := p.cmd.Start(); err != nil {
 			return nil, err

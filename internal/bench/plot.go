@@ -57,6 +57,10 @@ func plot(title string, names []string, groups []group) []byte {
 	for _, g := range groups {
 		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-8, y+len(names)*bar/2+4, html.EscapeString(g.name))
 		for i, r := range g.ratios {
+			if r == 0 { // failed
+				y += bar
+				continue
+			}
 			from, to := min(x(1), x(r)), max(x(1), x(r))
 			fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d" font-size="8">%.2f</text>`+"\n",
 				from, y, max(to-from, 1), bar-1, colours[i%len(colours)], to+3, y+bar-2, r)

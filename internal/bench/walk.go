@@ -107,9 +107,9 @@ func lstatWalk(dir string) (files int, size int64, err error) {
 }
 
 // repository fills dir with files that git knows.
-func (b *bench) repository(dir string) error {
+func (b *bench) repository(dir string, dirs int) error {
 	old := time.Now().Add(-time.Hour)
-	for i := range walkDirs {
+	for i := range dirs {
 		sub := filepath.Join(dir, fmt.Sprintf("p%d", i/50), fmt.Sprintf("d%d", i%50))
 		if err := os.MkdirAll(sub, 0o755); err != nil {
 			return err
@@ -148,7 +148,7 @@ func (b *bench) walk() error {
 		return err
 	}
 	b.say("  making a repository of %d files", walkDirs*walkPerDir)
-	if err := b.repository(src); err != nil {
+	if err := b.repository(src, walkDirs); err != nil {
 		return err
 	}
 	mounts, err := b.all(src)
