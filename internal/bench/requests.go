@@ -116,7 +116,7 @@ func operations() []operation {
 		{"chmod, stat", "SETATTR", func(d string, i int) error {
 			return errors.Join(os.Chmod(name(d, "n", i), 0o600), unix.Lstat(name(d, "n", i), &st))
 		}},
-		{"rename", "LOOKUP RENAME GETATTR", func(d string, i int) error { return os.Rename(name(d, "n", i), name(d, "r", i)) }},
+		{"rename", "GETATTR 2 LOOKUP RENAME", func(d string, i int) error { return os.Rename(name(d, "n", i), name(d, "r", i)) }},
 		{"link", "LOOKUP LINK GETATTR", func(d string, i int) error { return os.Link(name(d, "r", i), name(d, "l", i)) }},
 		{"unlink", "UNLINK GETATTR", func(d string, i int) error { return os.Remove(name(d, "r", i)) }},
 		{"mkdir", "LOOKUP MKDIR GETATTR", func(d string, i int) error { return os.Mkdir(name(d, "d", i), 0o755) }},
