@@ -211,7 +211,9 @@ func (q *queue) Read(dst []notify.Raw, keep func(*notify.Raw) bool) ([]notify.Ra
 		if err != nil {
 			return dst, false, fmt.Errorf("read fanotify queue: %w", err)
 		}
-		empty = false
+		if n > len(q.buf)-maxRecord {
+			empty = false // there was no room for another
+		}
 		for b := q.buf[:n]; len(b) > 0; {
 			var r notify.Raw
 			if r, b, err = q.parser.next(b); err != nil {
@@ -224,6 +226,9 @@ func (q *queue) Read(dst []notify.Raw, keep func(*notify.Raw) bool) ([]notify.Ra
 	}
 	return dst, empty, nil
 }
+
+// maxRecord is more than the longest record: its metadata and three names with handles.
+const maxRecord = 4096
 
 // fanMask is the fanotify mask that asks for m.
 func fanMask(m notify.Mask) uint64 {

@@ -7,6 +7,10 @@
 // plain blocking call wakes sooner than Go's network poller, and ppoll takes the
 // coalescer's deadline in nanoseconds.
 //
+// While the process itself changes the tree, as a mount does for its guest, most records are its own. A wake for
+// each of them would cost more than the change. So after a turn that found nothing else
+// the queue is left alone for ownPause; a barrier does not wait for that.
+//
 // # Deadlocks
 //
 // Close waits for Run, so emit must not call Close.
@@ -29,6 +33,9 @@ import (
 
 // maxBatch bounds how many records one turn takes before it emits.
 const maxBatch = 64 << 10
+
+// ownPause is how long a change by others can go unread because of our own.
+const ownPause = 200 * time.Microsecond
 
 // Queue is a kernel notification queue.
 type Queue interface {
@@ -58,7 +65,8 @@ type Loop struct {
 	wakeFd    int
 	coalescer *coalesce.Coalescer
 	keep      func(*notify.Raw) bool
-	seen      int // records of this turn, kept or not
+	seen      int  // records of this turn, kept or not
+	own       bool // all records of the last turn were ours
 	seq       uint64
 	owed      bool // something was read since emit last heard of the queue's end
 	mountsDue bool
@@ -160,9 +168,10 @@ func (l *Loop) turn(raws []notify.Raw, events []notify.Event) ([]notify.Raw, []n
 		}
 	}
 	now := time.Now()
-	if l.seen > 0 {
+	if len(raws) > 0 {
 		l.owed = true
 	}
+	l.own = l.seen > 0 && len(raws) == 0
 	if empty && l.cfg.Ledger != nil {
 		l.cfg.Ledger.Drained(ticket)
 	}
@@ -214,6 +223,11 @@ func (l *Loop) wait() error {
 		{Fd: int32(l.cfg.Queue.Fd()), Events: unix.POLLIN},
 		{Fd: int32(l.wakeFd), Events: unix.POLLIN},
 		{Fd: -1, Events: unix.POLLPRI},
+	}
+	if l.own && l.cfg.DropPid != 0 && timeout == nil {
+		fds[0].Fd = -1
+		ts := unix.NsecToTimespec(ownPause.Nanoseconds())
+		timeout = &ts
 	}
 	if l.cfg.Mounts != nil {
 		fds[2].Fd = int32(l.cfg.Mounts.Fd())
