@@ -14,7 +14,8 @@
 // across CPUs and double the cost of a request. The reader carries out quick requests
 // itself and writes the reply before it reads on, so the common request wakes one thread
 // only. What is known to block goes to a goroutine of its own: SETLKW, FSYNC,
-// FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE, and READ and WRITE of more than 64 KiB.
+// FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE, READ of more than 64 KiB and WRITE of more
+// than 256 KiB.
 //
 // A quick request can turn out slow. The watchdog looks once a millisecond whether the
 // reader is still in the handler that it was in at the last look; if so it passes

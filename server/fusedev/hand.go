@@ -36,8 +36,10 @@ const (
 	minData = 128 << 10
 	// smallData is enough for a request that has neither data nor a long name.
 	smallData = 1024
-	// inlineData is the largest READ or WRITE that the reader does itself.
-	inlineData = 64 << 10
+	// inlineData is the largest READ that the reader does itself: larger ones are of readahead, of which
+	// several are under way at once. A WRITE is waited for, so handing it over only costs.
+	inlineData  = 64 << 10
+	inlineWrite = 256 << 10
 	// maxIdle is how many unused hands with large buffers are kept.
 	maxIdle = 4
 
@@ -98,7 +100,7 @@ func (h *hand) classify(n int) class {
 	case opFsync, opFsyncDir, opSyncFS, opFallocate, opCopyFileRange, opCopyRange64:
 		return blocking
 	case opWrite:
-		if n > inlineData+headerRoom {
+		if n > inlineWrite+headerRoom {
 			return blocking
 		}
 	case opRead:
