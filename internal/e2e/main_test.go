@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // bin is the heraldfs program under test; TestMain sets it before any test runs.
@@ -31,13 +33,15 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(top)
+	// What is mounted below it is ours, and nobody else's run's.
+	os.Setenv("TMPDIR", top)
 	bin = filepath.Join(top, "heraldfs")
 	if err := provide(bin); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	code := m.Run()
-	if err := leftovers(); err != nil {
+	if err := leftovers(top); err != nil {
 		fmt.Fprintln(os.Stderr, "left behind:", err)
 		return 1
 	}
@@ -61,7 +65,7 @@ func provide(path string) error {
 }
 
 // leftovers tells of processes of the program under test and of mounts that tests made.
-func leftovers() error {
+func leftovers(top string) error {
 	var errs []error
 	for _, p := range processes() {
 		errs = append(errs, errors.New(p))
@@ -71,8 +75,11 @@ func leftovers() error {
 		return err
 	}
 	for line := range strings.Lines(string(text)) {
-		if strings.Contains(line, " fuse.heraldfs ") && strings.Contains(line, mark) {
+		if strings.Contains(line, " fuse.heraldfs ") && strings.Contains(line, top+"/") {
 			errs = append(errs, errors.New(strings.TrimSpace(line)))
+			if fields := strings.Fields(line); len(fields) > 4 {
+				unix.Unmount(fields[4], unix.MNT_DETACH) // top is removed
+			}
 		}
 	}
 	return errors.Join(errs...)
