@@ -133,6 +133,8 @@ type Event struct {
 	Seq uint64
 	// Time is when the Source read it.
 	Time time.Time
+	// Remote is set by Sources on other machines.
+	Remote *Remote
 }
 
 func (e Event) String() string {

@@ -43,6 +43,7 @@ type mountFlags struct {
 	noOpen             bool
 	limitedQueue       bool
 	metrics            metricsFlag
+	remote             shareFlags
 	log                logFlags
 
 	set  *pflag.FlagSet
@@ -59,7 +60,14 @@ inotify or fanotify watcher in it hears what other processes do to SOURCE, as on
 Bind MOUNTPOINT into a container or chroot to give it to a guest.
 
 Stays in the foreground; SIGINT and SIGTERM unmount cleanly. As root, other users may enter
-(allow_other) and the kernel checks permissions (default_permissions).`,
+(allow_other) and the kernel checks permissions (default_permissions).
+
+With --events, SOURCE is this machine's view of a folder that somebody else shares (virtiofs, 9p, NFS, SMB,
+vboxsf, a FUSE file system, a bind mount), and what happens to it is told by heraldfs serve on the host. An
+event is delivered when SOURCE shows what it tells, or after --settle-timeout. What is done through
+the mount is heard once; if the server knows the file server of this SOURCE by a name (serve --origin), give
+it, and nobody else's changes can be mistaken for ours. Without a connection files are served on, with
+cache times of a second; when it is back, what was missed is told.`,
 		Example: `  # show ./src to a container, with events
   heraldfs mount ./src /srv/guest/src
 
@@ -71,6 +79,9 @@ Stays in the foreground; SIGINT and SIGTERM unmount cleanly. As root, other user
 
   # only deletes and renames are heard
   heraldfs mount --mask=delete,move /data /mnt
+
+  # over a share of another program; the host runs heraldfs serve
+  heraldfs mount --events vsock://2:7433 /mnt/virtiofs /srv/src
 
   # through mount(8), and as a line of /etc/fstab
   mount -t fuse.heraldfs /data /mnt -o ro,noexec
@@ -104,6 +115,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.limitedQueue, "limited-queue", false, "let the kernel bound fanotify's queue, as fs.fanotify.max_queued_events says")
 	fs.Lookup("limited-queue").Hidden = true // for tests of an overflow
 	f.metrics.register(fs)
+	f.remote.register(fs)
 	f.log.register(fs)
 }
 
@@ -258,6 +270,14 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 		// Watching a tree that contains the mount itself is fine: the watcher passes
 		// over it, and the file system does not descend into it.
 		logger.Debug("the mount point is inside of SOURCE", "mountpoint", point)
+	}
+	if f.remote.url != "" {
+		share, err := f.remote.share(mask, logger)
+		o.Share = share
+		return o, err
+	}
+	if err := f.remote.unused(f.set); err != nil {
+		return o, err
 	}
 	switch f.watcher {
 	case watcher.Auto, watcher.Fanotify, watcher.Inotify:

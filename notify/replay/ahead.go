@@ -53,7 +53,9 @@ func (l *lookahead) reset(events []notify.Event) {
 			if len(events) > burst {
 				l.note(ev)
 			}
-			continue
+			if ev.Remote == nil {
+				continue
+			}
 		}
 		switch ev.Op {
 		case notify.OpCreate, notify.OpDelete, notify.OpRename, notify.OpExchange:

@@ -138,7 +138,7 @@ func (r *Replayer) one(p uint64, ev *notify.Event) {
 // obtain asks the file system for what ev's name stood for: by its object, or by name if nothing
 // later in the queue changes what the name stands for.
 func (r *Replayer) obtain(obj notify.Object, dir notify.Object, p uint64, name string, out *fuse.EntryOut) bool {
-	if obj.IsZero() && r.ahead.changes(dir, name) {
+	if r.byName(obj, p) && r.ahead.changes(dir, name) {
 		return false
 	}
 	if found, asked := r.found.entry(obj, p, name, out); asked {

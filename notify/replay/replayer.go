@@ -46,7 +46,9 @@ type Config struct {
 	// Bounded says that the source's queue can overflow: the names of known
 	// directories are remembered, so that what was lost can be made up.
 	Bounded bool
-	Logger  *slog.Logger
+	// Resolver is needed by a Source on another machine.
+	Resolver Resolver
+	Logger   *slog.Logger
 }
 
 // Replayer makes the guest's watchers hear the events of a Source.
@@ -224,8 +226,8 @@ func (r *Replayer) emit(events []notify.Event) {
 // interesting reports whether the guest's kernel holds anything that ev concerns. behind is
 // what was read after it.
 func (r *Replayer) interesting(ev *notify.Event, behind []notify.Event) bool {
-	if ev.Op == notify.OpOverflow {
-		return true
+	if ev.Op == notify.OpOverflow || ev.Remote != nil {
+		return true // or not known before its turn
 	}
 	known := func(o notify.Object) bool {
 		if o.IsZero() {
@@ -350,6 +352,10 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		r.stats.Backlog.Add(-1)
 		r.ahead.advance(t.events, i)
 		r.found.now = i
+		remote := ev.Remote != nil && ev.Op != notify.OpOverflow
+		if remote && ev.Op != 0 && !r.resolved(ev) {
+			continue
+		}
 		if ev.Op == notify.OpRename {
 			r.pairExchange(t, i)
 			ev = &t.events[i]
@@ -365,6 +371,9 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		if r.recon.swallow(r, ev) {
 			continue
 		}
+		if remote {
+			r.settled(ev)
+		}
 		r.scout(t.events, i)
 		if r.held.slot == notify.SlotNone {
 			r.hold(t.events, i)
@@ -373,7 +382,7 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		if r.held.slot == notify.SlotNone {
 			r.held.at = 0
 		}
-		if len(t.events) > burst && r.ahead.doubtful(ev) {
+		if len(t.events) > burst && (r.ahead.doubtful(ev) || remote && !r.cfg.Resolver.Exact()) {
 			r.recon.check(r, ev)
 		}
 		r.stats.stepped(ev.Time)

@@ -55,8 +55,8 @@ type finding struct {
 // plan says what will be asked about events[at]. It asks nobody who has to be waited for. ids is scratch.
 func (r *Replayer) plan(f *finding, ev *notify.Event, ids []uint64) bool {
 	*f = finding{obj: ev.Object}
-	if ev.Op != notify.OpLinkCount && ev.Op.Mask()&r.mask == 0 || ev.Name == "." {
-		return false
+	if ev.Op != notify.OpLinkCount && ev.Op.Mask()&r.mask == 0 || ev.Name == "." || ev.Remote != nil {
+		return false // an event of another machine has to be resolved and settled first
 	}
 	one := func(obj notify.Object) (uint64, bool) {
 		if obj.IsZero() {
@@ -140,7 +140,7 @@ func (r *Replayer) scoutBatch(events []notify.Event) []finding {
 			r.ask(&f)
 			found = append(found, f)
 		}
-		if ev.Op == notify.OpRename && i == len(events)-1 && !ev.Dir.IsZero() && !ev.NewDir.IsZero() {
+		if ev.Op == notify.OpRename && ev.Remote == nil && i == len(events)-1 && !ev.Dir.IsZero() && !ev.NewDir.IsZero() {
 			if r.emitIDs = r.cfg.Tree.NodeIDs(r.emitIDs[:0], ev.Dir); len(r.emitIDs) == 1 {
 				f = finding{at: i, quest: questVacant, parent: r.emitIDs[0], name: ev.Name}
 				r.ask(&f)

@@ -24,6 +24,9 @@ type Stats struct {
 	Overflows, Reconciled atomic.Uint64
 	// Skipped counts events that the guest's own later change had overtaken.
 	Skipped atomic.Uint64
+	// Echoes counts events of another machine that the guest had caused itself; Late those that
+	// went out before the wrapped file system showed what they told.
+	Echoes, Late atomic.Uint64
 	// Backlog is how many events wait, or are being replayed.
 	Backlog atomic.Int64
 	// Delay is from the source's reading of an event to the end of its replay.

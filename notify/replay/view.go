@@ -24,6 +24,7 @@ type vnode struct {
 	// wrapped file system does not know of.
 	count, extra uint64
 	gen          uint64 // its generation: with another one the kernel takes it for another inode
+	ino          uint64
 	mode         uint32 // S_IFMT bits
 	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
 	rights       rights // as far as we told it
@@ -102,7 +103,7 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 	if mode := out.Attr.Mode & unix.S_IFMT; n.mode != mode {
 		n.mode = mode // once: it is read without the lock
 	}
-	n.nlink, n.rights = out.Attr.Nlink, rightsOf(&out.Attr)
+	n.nlink, n.ino, n.rights = out.Attr.Nlink, out.Attr.Ino, rightsOf(&out.Attr)
 	if n.count == 1 && n.isDir() && v.onDir != nil && !ours(n.id) {
 		v.onDir(n.id)
 	}

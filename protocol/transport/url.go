@@ -7,7 +7,7 @@
 //	vsock://CID:PORT   to a virtual machine's host (CID 2) or a guest; vsock://:PORT to listen. A token,
 //	                   certificates, or ?cid=N,M to name the guests.
 //
-// ?root=NAME chooses a server's root. A URL that would let in anybody is refused before
+// ?root=NAME chooses a server's root, ?origin=NAME is for a mount. A URL that would let in anybody is refused before
 // anything is opened, with ErrInsecure.
 package transport
 
@@ -43,6 +43,8 @@ type URL struct {
 	CIDs []uint32
 	// Root is the root to subscribe to; "" is the server's default.
 	Root string
+	// Origin is for a subscriber of its own: what the server calls the file server behind which it is.
+	Origin string
 }
 
 // IsURL reports whether an argument is meant as a URL and not as a path.
@@ -114,6 +116,8 @@ func (u *URL) query(q url.Values, bad func(string) error) error {
 		switch {
 		case key == "root" && len(values) == 1:
 			u.Root = values[0]
+		case key == "origin" && len(values) == 1:
+			u.Origin = values[0]
 		case key == "cid" && u.Network == "vsock":
 			for _, v := range strings.Split(strings.Join(values, ","), ",") {
 				n, err := strconv.ParseUint(v, 10, 32)

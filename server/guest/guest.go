@@ -25,6 +25,7 @@ import (
 
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/replay"
+	"github.com/heraldfs/heraldfs/server/foreign"
 	"github.com/heraldfs/heraldfs/server/fusedev"
 	"github.com/heraldfs/heraldfs/server/passthrough"
 )
@@ -50,6 +51,9 @@ type Options struct {
 	Ledger notify.Ledger
 	// Bounded says that Events can overflow.
 	Bounded bool
+	// Share, if not nil, is Events for a Source that is a mount of somebody else's; Marker, Ledger and
+	// Bounded are not used then.
+	Share *foreign.Share
 	// Mask is what the guest's watchers hear; 0 is notify.DefaultMask.
 	Mask notify.Mask
 	// CacheTimeout is how long the guest's kernel may keep entries and attributes; 0
@@ -69,6 +73,7 @@ type Guest struct {
 	opts   Options
 	fs     *passthrough.FS
 	replay *replay.FS
+	tree   replay.Tree
 	conn   *fusedev.Conn
 	log    *slog.Logger
 
@@ -84,6 +89,9 @@ func Mount(o Options) (*Guest, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Share != nil {
+		o.Events, o.Ledger, o.Marker, o.Bounded = o.Share, o.Share, nil, true
+	}
 	if o.CacheTimeout == 0 {
 		o.CacheTimeout = PlainCache
 		if o.Events != nil {
@@ -95,6 +103,7 @@ func Mount(o Options) (*Guest, error) {
 		FileHandles: o.FileHandles, EntryTimeout: o.CacheTimeout, AttrTimeout: o.CacheTimeout,
 		NegativeTimeout: o.CacheTimeout, ReadOnly: o.Device.ReadOnly, NoOpendir: o.Events != nil,
 		NoOpen: o.NoOpen, KeepCache: o.Events != nil, Ledger: o.Ledger, Marker: o.Marker, Observer: late, Logger: o.Logger,
+		Foreign: o.Share != nil,
 	})
 	if err != nil {
 		return nil, err
@@ -103,6 +112,10 @@ func Mount(o Options) (*Guest, error) {
 	late.Observer = g.replay
 	if o.NoOpen {
 		g.replay.WithoutOpen()
+	}
+	g.tree = fs
+	if o.Share != nil {
+		g.tree = o.Share.Attach(fs)
 	}
 	dev := o.Device
 	dev.Fuse = fs.MountOptions()
@@ -188,10 +201,13 @@ func (g *Guest) follow(ctx context.Context) error {
 		return nil
 	}
 	cfg := replay.Config{
-		FS: g.replay, Tree: g.fs, Notify: g.conn.Notify(), Source: g.opts.Events,
+		FS: g.replay, Tree: g.tree, Notify: g.conn.Notify(), Source: g.opts.Events,
 		Mask: g.opts.Mask, Bounded: g.opts.Bounded, Logger: g.log, OpenRoot: g.openRoot,
 	}
 	cfg.Files, _ = g.opts.Marker.(notify.FileMarker)
+	if g.opts.Share != nil {
+		cfg.Resolver = g.opts.Share
+	}
 	root, err := g.conn.PrivateRoot()
 	switch {
 	case err == nil:
@@ -206,16 +222,29 @@ func (g *Guest) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s := g.opts.Share; s != nil {
+		s.Hook(foreign.Hooks{
+			Stale: func() { g.replay.Stale(g.conn.Notify()) }, Caught: r.Sync,
+			Cache: g.opts.CacheTimeout, Stats: g.replay.Stats(),
+		})
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	select {
 	case <-r.Started():
-		g.readyOnce.Do(func() { close(g.ready) })
 	case err := <-done:
 		return err
 	}
+	if s := g.opts.Share; s != nil {
+		select {
+		case <-s.First():
+		case err := <-done:
+			return err
+		}
+	}
+	g.readyOnce.Do(func() { close(g.ready) })
 	select {
 	case <-ctx.Done():
 	case <-g.conn.Unmounted():

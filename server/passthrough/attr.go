@@ -31,12 +31,12 @@ func (fs *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 
 func (fs *FS) stat(n *node, fd int, out *fuse.AttrOut) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := fs.fstat(fd, &st); err != nil {
 		return err
 	}
 	fillAttr(&out.Attr, n, &st)
 	if fs.cacheable(n, uint64(st.Nlink)) {
-		out.SetTimeout(fs.opts.AttrTimeout)
+		out.SetTimeout(fs.attrTimeout())
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (fs *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fus
 	st.Ino = n.ino(st.Ino)
 	out.FromStatx(&st)
 	if fs.cacheable(n, uint64(st.Nlink)) {
-		out.SetTimeout(fs.opts.AttrTimeout)
+		out.SetTimeout(fs.attrTimeout())
 	}
 	return fuse.OK
 }

@@ -44,9 +44,9 @@ func (fs *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 	}
 	defer dir.Release()
 	err = fs.lookup(p, dir.Int(), name, out)
-	if err == unix.ENOENT && fs.opts.NegativeTimeout > 0 && !p.volatile.Load() {
+	if keep := fs.negativeTimeout(); err == unix.ENOENT && keep > 0 && !p.volatile.Load() {
 		out.NodeId = 0
-		out.SetEntryTimeout(fs.opts.NegativeTimeout)
+		out.SetEntryTimeout(keep)
 		return fuse.OK
 	}
 	return status(err)
@@ -134,7 +134,7 @@ func (fs *FS) nodeOf(kind sys.HandleKind, h *sys.Handle, m *mount, p *node, fd i
 			fs.releaseMount(m)
 		}
 	}()
-	if err = unix.Fstat(fd, &st); err != nil {
+	if err = fs.fstat(fd, &st); err != nil {
 		return nil, false, st, err
 	}
 	dev, err := fs.device(m, st.Dev, fd)
@@ -205,10 +205,10 @@ func (fs *FS) fill(n, p *node, st *unix.Stat_t, out *fuse.EntryOut) {
 		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
 	}
 	if !p.volatile.Load() {
-		out.SetEntryTimeout(fs.opts.EntryTimeout)
+		out.SetEntryTimeout(fs.entryTimeout())
 	}
 	if fs.cacheable(n, uint64(st.Nlink)) {
-		out.SetAttrTimeout(fs.opts.AttrTimeout)
+		out.SetAttrTimeout(fs.attrTimeout())
 	}
 }
 

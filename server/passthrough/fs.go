@@ -32,6 +32,7 @@ type FS struct {
 	streams streamCache
 	ios     ioCache
 	markMu  [16]sync.Mutex
+	keep    timeouts
 
 	tooMany   sync.Once
 	closeOnce sync.Once
@@ -45,6 +46,7 @@ func New(root string, opts Options) (*FS, error) {
 	if fs.log == nil {
 		fs.log = slog.New(slog.DiscardHandler)
 	}
+	fs.SetTimeouts(opts.EntryTimeout, opts.AttrTimeout, opts.NegativeTimeout)
 	fs.handles = opts.FileHandles != HandleNever
 	fs.files.init()
 	fs.ios.closing = func(f *openFile) func() { return fs.expectOn(f.n, notify.CloseWrite) }

@@ -43,7 +43,7 @@ func (fs *FS) Attr(nodeid uint64, out *fuse.Attr) fuse.Status {
 	}
 	defer fd.Release()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd.Int(), &st); err != nil {
+	if err := fs.fstat(fd.Int(), &st); err != nil {
 		return status(err)
 	}
 	fillAttr(out, n, &st)
@@ -120,7 +120,7 @@ func (fs *FS) obtainObject(p *node, name string, obj notify.Object, out *fuse.En
 // enterLinked enters raw, an object that has a name somewhere, and consumes it.
 func (fs *FS) enterLinked(p *node, name string, raw int, out *fuse.EntryOut) error {
 	var st unix.Stat_t
-	err := unix.Fstat(raw, &st)
+	err := fs.fstat(raw, &st)
 	if err == nil && st.Nlink == 0 {
 		err = unix.ENOENT
 	}

@@ -60,6 +60,10 @@ type Options struct {
 	// KeepCache keeps pages and listings over opens. Somebody has to invalidate them when the host changes.
 	KeepCache bool
 
+	// Foreign says that the root is a mount with caches of its own, of a directory that others change:
+	// attributes are asked for past them, and the guest's pages go when a file's attributes have changed.
+	Foreign bool
+
 	// ForeignPids says that the pids in requests are not of our pid namespace (a virtual
 	// machine). Supplementary groups are then unknown, and the
 	// guest kernel's permission check is taken to have considered them.
@@ -106,7 +110,7 @@ func (fs *FS) MountOptions() fuse.MountOptions {
 		EnableLocks:              !fs.opts.NoOpen, // nobody would tell of the close that ends them
 		EnableAcl:                true,
 		EnableSymlinkCaching:     fs.opts.KeepCache,
-		ExplicitDataCacheControl: fs.opts.KeepCache,
+		ExplicitDataCacheControl: fs.opts.KeepCache && !fs.opts.Foreign,
 		DisableSplice:            true, // replies are read into, or in one copy from memory
 		MaxWrite:                 1 << 20,
 		MaxBackground:            64,

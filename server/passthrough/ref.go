@@ -178,7 +178,7 @@ func (fs *FS) settlePin(n *node) {
 	}
 	defer fd.Release()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd.Int(), &st); err == nil && st.Nlink > 0 && fs.openable(n) {
+	if err := fs.fstat(fd.Int(), &st); err == nil && st.Nlink > 0 && fs.openable(n) {
 		n.dropPin(fd)
 	}
 }

@@ -1,0 +1,297 @@
+package foreign
+
+import (
+	"sync"
+	"time"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+const (
+	// ledgerLimit bounds the operations that are remembered; beyond it the oldest is forgotten.
+	ledgerLimit = 1 << 16
+	// ledgerLife bounds how long one is remembered, whatever happens to the connection.
+	ledgerLife = 10 * time.Minute
+	// changeGrace is how long after its end an operation's changes of content and attributes may
+	// still be made by the file server, closeGrace its close: FUSE sends RELEASE after close(2)
+	// has returned.
+	changeGrace = 100 * time.Millisecond
+	closeGrace  = time.Second
+)
+
+// sticky are changes that a file server may make in other pieces than the guest did: they are explained
+// until the operation's time is over. The others once each.
+const sticky = notify.Modify | notify.Attrib
+
+// ledger remembers what the guest does through the mount until its echo has come from the server or
+// can come no more. It implements notify.Ledger's Expect; the rest does not fit, since what comes back is
+// no raw record.
+type ledger struct {
+	busy chan struct{} // something was announced
+
+	mu    sync.Mutex
+	at    map[entryKey][]*operation // the oldest first
+	order []*operation
+	count int
+}
+
+type entryKey struct {
+	dir  notify.Object // of the passthrough file system
+	name string
+}
+
+type operation struct {
+	key        entryKey
+	begin, end time.Time
+	open       int // how many of them have not ended
+	gone       bool
+	more       []notify.Mask
+	any        notify.Mask // what may come, as often as it likes
+}
+
+func newLedger() *ledger {
+	return &ledger{busy: make(chan struct{}, 1), at: make(map[entryKey][]*operation)}
+}
+
+// Expect is notify.Ledger's.
+func (s *Share) Expect(dir notify.Object, name string, masks ...notify.Mask) (done func()) {
+	return s.ledger.expect(dir, name, masks...)
+}
+
+// Swallow, BeginRead and Drained are notify.Ledger's; nobody calls them, since Resolve does their work.
+func (s *Share) Swallow(*notify.Raw) bool { return false }
+
+// BeginRead is notify.Ledger's.
+func (s *Share) BeginRead() uint64 { return 0 }
+
+// Drained is notify.Ledger's.
+func (s *Share) Drained(uint64) {}
+
+func (l *ledger) expect(dir notify.Object, name string, masks ...notify.Mask) (done func()) {
+	op := &operation{key: entryKey{dir, name}, begin: time.Now(), open: 1}
+	for _, m := range masks {
+		m &^= notify.IsDir
+		op.any |= m & sticky
+		if m &^= sticky; m != 0 {
+			op.more = append(op.more, m)
+		}
+		if m&notify.Create != 0 {
+			op.any |= notify.Attrib // file servers give what they make to its owner
+		}
+	}
+	l.mu.Lock()
+	if same := l.lastLocked(op); same != nil {
+		same.open++
+		op = same
+	} else {
+		for l.count >= ledgerLimit {
+			l.dropLocked(l.oldestLocked())
+		}
+		l.at[op.key] = append(l.at[op.key], op)
+		l.order = append(l.order, op)
+		l.count++
+	}
+	l.mu.Unlock()
+	return func() {
+		l.mu.Lock()
+		op.open--
+		op.end = time.Now()
+		l.mu.Unlock()
+		select {
+		case l.busy <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// lastLocked returns the last operation of op's name if the two are writes that explain the same: many
+// writes to one file are one.
+func (l *ledger) lastLocked(op *operation) *operation {
+	list := l.at[op.key]
+	if len(op.more) > 0 || len(list) == 0 {
+		return nil
+	}
+	if last := list[len(list)-1]; len(last.more) == 0 && last.any == op.any {
+		return last
+	}
+	return nil
+}
+
+func (l *ledger) oldestLocked() *operation {
+	for len(l.order) > 0 {
+		op := l.order[0]
+		if !op.gone {
+			return op
+		}
+		l.order = l.order[1:]
+	}
+	return nil
+}
+
+func (l *ledger) dropLocked(op *operation) {
+	if op == nil || op.gone {
+		return
+	}
+	op.gone = true
+	l.count--
+	list := l.at[op.key]
+	for i, o := range list {
+		if o == op {
+			list = append(list[:i], list[i+1:]...)
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(l.at, op.key)
+	} else {
+		l.at[op.key] = list
+	}
+}
+
+// explains reports whether the event is an echo, and strikes it off. from and to are the event's
+// directories. loose says that the event is known to be the doing of our file server, who may use
+// other calls than the guest did: then any operation of ours on a name explains it.
+func (l *ledger) explains(ev *notify.Event, from, to notify.Object, loose bool) bool {
+	a, b := entryKey{from, ev.Name}, entryKey{to, ev.NewName}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.count == 0 {
+		return false
+	}
+	var parts []part
+	switch ev.Op {
+	case notify.OpRename:
+		parts = append(parts, part{a, notify.MovedFrom}, part{b, notify.MovedTo})
+	case notify.OpExchange:
+		parts = append(parts, part{a, notify.MovedFrom}, part{b, notify.MovedTo}, part{b, notify.MovedFrom}, part{a, notify.MovedTo})
+	default:
+		parts = append(parts, part{a, ev.Op.Mask()})
+	}
+	found := make([]*operation, 0, 4)
+	for _, p := range parts {
+		if p.key.dir.IsZero() {
+			continue
+		}
+		op := l.findLocked(p)
+		if op == nil {
+			return loose && l.touchedLocked(parts)
+		}
+		found = append(found, op)
+	}
+	if len(found) == 0 {
+		return false
+	}
+	i := 0
+	for _, p := range parts {
+		if !p.key.dir.IsZero() {
+			found[i].strike(p.bit)
+			i++
+		}
+	}
+	return true
+}
+
+// part is one of the bits that an event consists of.
+type part struct {
+	key entryKey
+	bit notify.Mask
+}
+
+// findLocked returns the oldest operation that explains the part.
+func (l *ledger) findLocked(p part) *operation {
+	for _, op := range l.at[p.key] {
+		if op.any&p.bit != 0 {
+			return op
+		}
+		for _, m := range op.more {
+			if m&p.bit != 0 {
+				return op
+			}
+		}
+	}
+	return nil
+}
+
+func (l *ledger) touchedLocked(parts []part) bool {
+	for _, p := range parts {
+		if !p.key.dir.IsZero() && len(l.at[p.key]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// strike takes a bit off. The operation stays until its time is over: it also says what the guest did last.
+func (op *operation) strike(bit notify.Mask) {
+	for i, m := range op.more {
+		if m&bit != 0 {
+			if m &^= bit; m != 0 {
+				op.more[i] = m
+			} else {
+				op.more = append(op.more[:i], op.more[i+1:]...)
+			}
+			return
+		}
+	}
+}
+
+// since returns when the guest began the oldest change of a name whose echo has not come.
+func (l *ledger) since(dir notify.Object, name string) (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, op := range l.at[entryKey{dir, name}] {
+		for _, m := range op.more {
+			if m&(notify.Create|notify.Delete|notify.Moves) != 0 {
+				return op.begin, true
+			}
+		}
+	}
+	return time.Time{}, false
+}
+
+// expire forgets what had ended before t, at which a barrier was asked for that has come back: all that
+// the host had to tell of it has been told.
+func (l *ledger) expire(t time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kept := l.order[:0]
+	for _, op := range l.order {
+		switch {
+		case op.gone:
+		case op.open == 0 && time.Since(op.begin) > ledgerLife, op.open == 0 && op.end.Add(op.grace()).Before(t):
+			l.dropLocked(op)
+		default:
+			kept = append(kept, op)
+		}
+	}
+	clear(l.order[len(kept):])
+	l.order = kept
+}
+
+func (op *operation) grace() time.Duration {
+	for _, m := range op.more {
+		if m&notify.CloseWrite != 0 {
+			return closeGrace
+		}
+	}
+	if op.any != 0 {
+		return changeGrace
+	}
+	return 0
+}
+
+func (l *ledger) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count
+}
+
+// clear forgets everything.
+func (l *ledger) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, op := range l.order {
+		op.gone = true
+	}
+	l.at, l.order, l.count = make(map[entryKey][]*operation), nil, 0
+}
