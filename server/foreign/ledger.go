@@ -174,6 +174,10 @@ func (l *ledger) explains(ev *notify.Event, from, to notify.Object, loose bool) 
 		}
 		op := l.findLocked(p)
 		if op == nil {
+			// Somebody else is at it: the closes that follow are not ours.
+			for _, op := range l.at[p.key] {
+				op.any &^= notify.CloseWrite
+			}
 			return loose && l.touchedLocked(parts)
 		}
 		found = append(found, op)
@@ -224,14 +228,20 @@ func (l *ledger) touchedLocked(parts []part) bool {
 // strike takes a bit off. The operation stays until its time is over: it also says what the guest did last.
 func (op *operation) strike(bit notify.Mask) {
 	for i, m := range op.more {
-		if m&bit != 0 {
-			if m &^= bit; m != 0 {
-				op.more[i] = m
-			} else {
-				op.more = append(op.more[:i], op.more[i+1:]...)
-			}
-			return
+		if m&bit == 0 {
+			continue
 		}
+		if m &^= bit; m != 0 {
+			op.more[i] = m
+		} else {
+			op.more = append(op.more[:i], op.more[i+1:]...)
+		}
+		if bit == notify.CloseWrite {
+			// A file server may have had the file open twice; the other close comes at once.
+			op.any |= bit
+			op.end = time.Now()
+		}
+		return
 	}
 }
 
