@@ -10,6 +10,8 @@ type Remote struct {
 	DirPath, NewDirPath string
 	// From and To are what Dir/Name and NewDir/NewName showed there when the event was sent.
 	From, To State
+	// Found says that the other machine found this by comparing. It may be told already.
+	Found bool
 	// Origin is the name by which the other machine knows who did it.
 	Origin string
 	// Arrived is when the event came here, by our clock; Event.Time is by the other machine's until

@@ -80,6 +80,8 @@ func (d *Decoder) event(ev *Event) {
 			ev.OtherIsDir = r.bool()
 		case "v":
 			ev.Verify = r.bool()
+		case "u":
+			ev.Found = r.bool()
 		case "origin":
 			ev.Origin = r.text(MaxOrigin)
 		case "st":

@@ -152,7 +152,7 @@ func (w *writer) events(m *Events) {
 func (w *writer) event(ev *Event) {
 	two := ev.Op == OpRename || ev.Op == OpExchange || ev.To.Known()
 	w.mapLen(4 + count(two, ev.IsDir, ev.Cookie != 0, ev.Pid != 0, !ev.Object.IsZero(), !ev.Dir.IsZero(), !ev.NewDir.IsZero(),
-		!ev.Other.IsZero(), ev.OtherIsDir, ev.Verify, ev.Origin != "", ev.FromState.Known, ev.ToState.Known))
+		!ev.Other.IsZero(), ev.OtherIsDir, ev.Verify, ev.Found, ev.Origin != "", ev.FromState.Known, ev.ToState.Known))
 	w.keyUint("s", ev.Seq)
 	w.key("t")
 	if ev.Time.IsZero() {
@@ -186,6 +186,9 @@ func (w *writer) event(ev *Event) {
 	}
 	if ev.Verify {
 		w.keyBool("v", true)
+	}
+	if ev.Found {
+		w.keyBool("u", true)
 	}
 	if ev.Origin != "" {
 		w.keyBin("origin", ev.Origin)

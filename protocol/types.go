@@ -169,6 +169,9 @@ type Event struct {
 	// Verify ("v") says that the host may have merged later changes of the same names
 	// into this event.
 	Verify bool
+	// Found ("u") says that no event of the host told this: the server found it by comparing, to
+	// make up for what a merge can have hidden, or by listing a new directory.
+	Found bool
 	// Origin ("origin") is the name that the server gives to the process that did it.
 	Origin string
 	// FromState ("st") and ToState ("ts") are what the places showed on the host when

@@ -272,6 +272,9 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 		logger.Debug("the mount point is inside of SOURCE", "mountpoint", point)
 	}
 	if f.remote.url != "" {
+		if f.noOpen {
+			return o, errors.New("--no-open does not go with --events: a share has to be asked at each open")
+		}
 		share, err := f.remote.share(mask, logger)
 		o.Share = share
 		return o, err

@@ -74,7 +74,7 @@ func (s *treeSource) record(r *tree.Record) (stream.Record, bool) {
 	}
 	op := opOf(r.Type)
 	rec := stream.Record{Op: op, IsDir: r.IsDir, Cookie: r.Cookie, Pid: r.Pid, Time: r.Time,
-		Object: r.Object, Other: r.Other, OtherIsDir: r.OtherIsDir, Verify: r.Verify}
+		Object: r.Object, Other: r.Other, OtherIsDir: r.OtherIsDir, Verify: r.Verify, Found: r.Found}
 	states := s.wanted != nil && s.wanted()
 	if op == protocol.OpRename || op == protocol.OpExchange {
 		rec.From, rec.To = placeOf(r.OldPath), placeOf(r.Path)

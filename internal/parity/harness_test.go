@@ -43,6 +43,7 @@ type bed struct {
 	guest   *inotest.Recorder
 	fences  int
 	backend string
+	share   string
 
 	heardNative, heardGuest []inotest.Record
 }
@@ -53,7 +54,13 @@ var static = []string{"a", "a/deep", "b", "c"}
 // newBed mounts a directory of the file system at base.
 func newBed(t *testing.T, base, backend string, seed uint64, pace time.Duration, kinds []opgen.Kind) *bed {
 	t.Helper()
-	b := &bed{t: t, host: filepath.Join(base, "host"), outside: filepath.Join(base, "outside"), mnt: t.TempDir(), backend: backend}
+	return newShareBed(t, "", base, backend, seed, pace, kinds)
+}
+
+// newShareBed is newBed over a share, see shares; "" is none.
+func newShareBed(t *testing.T, share, base, backend string, seed uint64, pace time.Duration, kinds []opgen.Kind) *bed {
+	t.Helper()
+	b := &bed{share: share, t: t, host: filepath.Join(base, "host"), outside: filepath.Join(base, "outside"), mnt: t.TempDir(), backend: backend}
 	for _, dir := range []string{b.host, b.outside} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -105,6 +112,10 @@ func (b *bed) mount(backend string) {
 	var log strings.Builder
 	args := append([]string{"mount", "--log-level=warn"}, strings.Fields("--watcher="+backend)...)
 	cmd := exec.Command(binary, append(args, b.host, b.mnt)...)
+	if b.share != "" {
+		url, source := b.serve(binary)
+		cmd = exec.Command(binary, "mount", "--events", url, "--log-level=warn", source, b.mnt)
+	}
 	cmd.Stderr = &log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Env = append(os.Environ(), "HERALDFS_READY_FD=3")

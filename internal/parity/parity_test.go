@@ -37,6 +37,15 @@ func scale(short, long int) int {
 
 func full() bool { return os.Getenv("HERALDFS_PARITY") == "full" }
 
+// checked is done after each operation: its events have come, and what it changed is visible.
+func (b *bed) checked(op opgen.Op) error {
+	b.fence()
+	if err := b.fresh(op, op.Path); err != nil {
+		return err
+	}
+	return b.fresh(op, op.To)
+}
+
 // judge fails the test if the guest heard something else than the native watches.
 func (b *bed) judge(ops []opgen.Op) {
 	b.t.Helper()
@@ -65,13 +74,7 @@ func TestOneByOne(t *testing.T) {
 		for seed := range scale(2, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
 				b := newBed(t, testenv.Tmpfs(t), backend, uint64(seed), 0, kinds(backend))
-				ops, err := b.gen.Run(context.Background(), scale(500, 2000), func(op opgen.Op) error {
-					b.fence()
-					if err := b.fresh(op, op.Path); err != nil {
-						return err
-					}
-					return b.fresh(op, op.To)
-				})
+				ops, err := b.gen.Run(context.Background(), scale(500, 2000), b.checked)
 				if err != nil {
 					t.Error(err)
 				}
@@ -143,13 +146,7 @@ func TestFileSystems(t *testing.T) {
 		for _, backend := range []string{"auto", "inotify"} {
 			t.Run(fs.Name+"/"+backend, func(t *testing.T) {
 				b := newBed(t, fs.Make(t), backend, 7, 0, kinds(backend))
-				ops, err := b.gen.Run(context.Background(), scale(150, 1000), func(op opgen.Op) error {
-					b.fence()
-					if err := b.fresh(op, op.Path); err != nil {
-						return err
-					}
-					return b.fresh(op, op.To)
-				})
+				ops, err := b.gen.Run(context.Background(), scale(150, 1000), b.checked)
 				if err != nil {
 					t.Error(err)
 				}

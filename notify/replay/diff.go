@@ -34,7 +34,11 @@ func (d *diff) recent(sec uint64, nsec uint32) bool {
 // name compares a single name.
 func (d *diff) name(r *Replayer, parent uint64, name string) {
 	var out fuse.EntryOut
-	exists := r.tree.Obtain(notify.Object{}, parent, name, &out).Ok()
+	st := r.tree.Obtain(notify.Object{}, parent, name, &out)
+	exists := st.Ok()
+	if !exists && st != fuse.ENOENT {
+		return // it cannot be said
+	}
 	if exists {
 		defer r.far.Forget(out.NodeId, 1)
 	}

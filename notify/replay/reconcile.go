@@ -132,7 +132,11 @@ func (c *reconciler) reconcile(r *Replayer) {
 	c.lost = false
 	started := time.Now()
 	d := diff{since: c.since}
-	for _, id := range r.view.dirs() {
+	dirs := r.view.dirs()
+	if r.cfg.Resolver != nil && !r.cfg.Resolver.Exact() {
+		r.relearn(dirs)
+	}
+	for _, id := range dirs {
 		d.dir(r, id)
 	}
 	n := c.tell(r, &d)

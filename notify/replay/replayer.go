@@ -373,6 +373,11 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		}
 		if remote {
 			r.settled(ev)
+			if ev.Remote.Found {
+				// We may know already, or better.
+				r.recon.verify(r, ev)
+				continue
+			}
 		}
 		r.scout(t.events, i)
 		if r.held.slot == notify.SlotNone {

@@ -1,7 +1,11 @@
 package replay
 
 import (
+	"cmp"
+	"slices"
 	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/heraldfs/heraldfs/notify"
 )
@@ -39,6 +43,7 @@ type View struct{ v *view }
 type Seen struct {
 	Node         uint64
 	Ino          uint64
+	Links        uint32 // as the guest's kernel has it
 	IsDir, Ghost bool
 }
 
@@ -46,7 +51,7 @@ func seen(n *vnode) Seen {
 	if n == nil {
 		return Seen{}
 	}
-	return Seen{Node: n.id, Ino: n.ino, IsDir: n.isDir(), Ghost: n.isGhost()}
+	return Seen{Node: n.id, Ino: n.ino, Links: n.nlink, IsDir: n.isDir(), Ghost: n.isGhost()}
 }
 
 // Child returns what the guest's kernel may have cached for a name, and what the name stood for
@@ -149,4 +154,23 @@ func (r *Replayer) byName(obj notify.Object, near uint64) bool {
 		return true
 	}
 	return r.cfg.Resolver != nil && !r.cfg.Resolver.Exact() && r.object(obj, near) == nil
+}
+
+// relearn looks every name of the known directories up, from the top, so that a file server which goes by
+// paths learns where the directories are that the host has moved. A directory can have moved into one
+// that is only found so; the second time it is.
+func (r *Replayer) relearn(dirs []uint64) {
+	slices.SortStableFunc(dirs, func(a, b uint64) int { return cmp.Compare(r.view.depth(a), r.view.depth(b)) })
+	for range 2 {
+		for _, id := range dirs {
+			// What cannot be listed is compared as it is.
+			_ = r.tree.Names(id, func(name string, _ bool) bool {
+				var out fuse.EntryOut
+				if r.tree.Obtain(notify.Object{}, id, name, &out).Ok() {
+					r.far.Forget(out.NodeId, 1)
+				}
+				return true
+			})
+		}
+	}
 }

@@ -47,7 +47,7 @@ func convert(in *protocol.Event, now time.Time) (notify.Event, bool) {
 		NewDir: directory(&in.To, &in.NewDir), NewName: in.To.Name, NewIsDir: in.OtherIsDir,
 		Cookie: in.Cookie, Pid: in.Pid, Verify: in.Verify, Seq: in.Seq, Time: in.Time,
 		Remote: &notify.Remote{
-			DirPath: in.From.Dir, NewDirPath: in.To.Dir, Origin: in.Origin, Arrived: now,
+			DirPath: in.From.Dir, NewDirPath: in.To.Dir, Origin: in.Origin, Found: in.Found, Arrived: now,
 			From: state(&in.FromState), To: state(&in.ToState),
 		},
 	}

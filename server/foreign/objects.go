@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/server/passthrough"
@@ -216,6 +217,10 @@ func (t *tree) Obtain(obj notify.Object, parent uint64, name string, out *fuse.E
 	}
 	s.settler.refresh(parent, name)
 	st := t.FS.Obtain(notify.Object{}, parent, name, out)
+	if st == fuse.ENOENT && s.settler.lostDir(parent) {
+		// A file server that goes by paths does not know yet where the host has moved it.
+		return fuse.Status(unix.ESTALE)
+	}
 	if !st.Ok() || obj.IsZero() {
 		return st
 	}
@@ -223,6 +228,24 @@ func (t *tree) Obtain(obj notify.Object, parent uint64, name string, out *fuse.E
 		t.FS.Forget(out.NodeId, 1)
 		*out = fuse.EntryOut{}
 		return fuse.ENOENT
+	}
+	return fuse.OK
+}
+
+// Attr implements replay.Tree. A file server that goes by paths answers for what has replaced a file as if
+// it were that file. So of what the current event takes a name from, the guest's own count is believed.
+func (t *tree) Attr(nodeid uint64, out *fuse.Attr) fuse.Status {
+	s := t.share
+	c := &s.cur
+	if nodeid != c.victim || s.objects.exact() {
+		return t.FS.Attr(nodeid, out)
+	}
+	if c.links <= 1 {
+		return fuse.ENOENT
+	}
+	to := c.ev.Remote.To
+	if st := t.FS.Attr(nodeid, out); !st.Ok() || to.Exists && out.Size == to.Size && int64(out.Ctime)*1e9+int64(out.Ctimensec) == to.Ctime {
+		*out = fuse.Attr{Ino: out.Ino, Mode: unix.S_IFREG, Nlink: c.links - 1}
 	}
 	return fuse.OK
 }

@@ -11,6 +11,11 @@ import (
 type current struct {
 	dir, newDir uint64 // nodeids, 0 if the guest does not know them
 	ev          notify.Event
+	settled     bool
+	// victim is the file that the event takes a name from, if the guest knows it, and links
+	// how many the guest's kernel takes it to have.
+	victim uint64
+	links  uint32
 }
 
 var _ replay.Resolver = (*Share)(nil)
@@ -71,6 +76,12 @@ func (s *Share) bindObjects(v replay.View, ev *notify.Event) replay.Verdict {
 	default:
 		s.bindName(v, ev.Object, s.cur.dir, ev.Name, ev.IsDir, rm.From)
 	}
+	switch ev.Op {
+	case notify.OpDelete:
+		s.takes(v, s.cur.dir, ev.Name)
+	case notify.OpRename:
+		s.takes(v, s.cur.newDir, ev.NewName)
+	}
 	known := s.objects.find(ev.Object)
 	if s.cur.dir == 0 && s.cur.newDir == 0 && known == 0 {
 		return replay.Drop
@@ -89,6 +100,16 @@ func (s *Share) bindObjects(v replay.View, ev *notify.Event) replay.Verdict {
 		s.fs.Moved(own, s.own(s.cur.newDir), ev.NewName)
 	}
 	return replay.Keep
+}
+
+// takes notes what a name stood for that loses it.
+func (s *Share) takes(v replay.View, dir uint64, name string) {
+	if dir == 0 {
+		return
+	}
+	if _, before := v.Child(dir, name); before.Node != 0 && !before.Ghost && !before.IsDir {
+		s.cur.victim, s.cur.links = before.Node, before.Links
+	}
 }
 
 // own is what the passthrough file system calls a node.

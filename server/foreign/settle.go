@@ -53,6 +53,7 @@ func (s *Share) Settle(ev *notify.Event) {
 	if s.objects.exact() {
 		return // one file system: there is no cache between
 	}
+	s.cur.settled = true
 	rm := ev.Remote
 	deadline := rm.Arrived.Add(s.opts.SettleTimeout)
 	if s.settler.late >= hopeless {
@@ -250,11 +251,19 @@ func (t *settler) ask(dir int, name string, exists bool) (sure bool) {
 	}
 }
 
+// lostDir reports whether a directory of SOURCE that the guest knows does not answer.
+func (t *settler) lostDir(dir uint64) bool {
+	return t.share.fs.WithFD(dir, func(fd int) error {
+		var st unix.Stat_t
+		return passthrough.FreshStat(fd, "", &st)
+	}) != nil
+}
+
 // refresh has a name looked up anew if SOURCE may remember something else, for who is about to
 // look without having settled.
 func (t *settler) refresh(dir uint64, name string) {
 	c := &t.share.cur
-	if !t.fuse || c.dir == dir && c.ev.Name == name && c.ev.Remote.From.Known || c.newDir == dir && c.ev.NewName == name && c.ev.Remote.To.Known {
+	if !t.fuse || c.settled && (c.dir == dir && c.ev.Name == name || c.newDir == dir && c.ev.NewName == name) {
 		return
 	}
 	_ = t.share.fs.WithFD(dir, func(fd int) error {

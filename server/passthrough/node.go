@@ -51,7 +51,7 @@ type node struct {
 
 // cacheable reports whether the guest may keep what st says of n, and its pages over opens.
 func (fs *FS) cacheable(n *node, nlink uint64) bool {
-	if fs.opts.Marker != nil && !n.isDir() {
+	if (fs.opts.Marker != nil || fs.opts.Foreign) && !n.isDir() {
 		n.linked.Store(nlink > 1)
 	}
 	return !n.volatile.Load() && !n.linked.Load()

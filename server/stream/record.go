@@ -22,7 +22,7 @@ type Record struct {
 	Object, Dir, NewDir, Other notify.Object
 	OtherIsDir                 bool
 	// Verify, Origin and the states are as in protocol.Event.
-	Verify             bool
+	Verify, Found      bool
 	Origin             string
 	FromState, ToState protocol.State
 	Time               time.Time
@@ -101,7 +101,7 @@ func (m *maker) make(seq uint64, r *Record) *entry {
 		Seq: seq, Time: r.Time, Op: r.Op, IsDir: r.IsDir, From: r.From, To: r.To,
 		Cookie: r.Cookie, Pid: r.Pid, Object: m.sealer.Seal(r.Object),
 		Dir: m.sealDir(r.Dir), NewDir: m.sealDir(r.NewDir), Other: m.sealer.Seal(r.Other), OtherIsDir: r.OtherIsDir,
-		Verify: r.Verify, Origin: r.Origin, FromState: r.FromState, ToState: r.ToState,
+		Verify: r.Verify, Found: r.Found, Origin: r.Origin, FromState: r.FromState, ToState: r.ToState,
 	}
 	m.buf = m.enc.AppendEvent(m.buf[:0], &ev)
 	return entryOf(&ev, append(make([]byte, 0, len(m.buf)), m.buf...))

@@ -247,7 +247,7 @@ func (e *engine) renamed(ev *notify.Event, oldRoot int, oldPath string, root int
 		return
 	}
 	r := Record{Type: TypeRename, IsDir: ev.IsDir, Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time),
-		Object: ev.Object, Verify: ev.Verify}
+		Object: ev.Object, Verify: ev.Verify, Found: e.found}
 	if root >= 0 {
 		r.Root, r.Path, r.Dir = root, path, ev.NewDir
 	}

@@ -96,6 +96,8 @@ func (e *engine) exists(dir notify.Object, name string) (yes, ok bool) {
 // applyCheck makes up the difference.
 func (e *engine) applyCheck(i int) {
 	c := e.buf[i].check
+	e.found = true
+	defer func() { e.found = false }()
 	ev := c.ev
 	ev.Time, ev.Pid, ev.Cookie, ev.Verify = time.Now(), 0, 0, false
 	n := e.renamedDir(c)

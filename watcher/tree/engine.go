@@ -36,6 +36,7 @@ type engine struct {
 	dead     map[notify.Object]place    // deleted a short while ago
 	moves    uint64                     // directory renames so far
 	index    *entryIndex
+	found    bool // what is emitted was found by comparing
 
 	gone map[int]bool // roots that were deleted
 	emit func(Record)
@@ -287,7 +288,7 @@ func (e *engine) settle(fresh map[notify.Object]snap) {
 
 func (e *engine) record(t Type, ev *notify.Event, root int, path string) {
 	r := Record{Type: t, IsDir: ev.IsDir, Root: root, Path: path, Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time),
-		Object: ev.Object, Dir: ev.Dir, Verify: ev.Verify}
+		Object: ev.Object, Dir: ev.Dir, Verify: ev.Verify, Found: e.found}
 	if ev.Name == "." {
 		r.Object, r.Dir = ev.Dir, notify.Object{}
 		if n := e.tab.nodes[ev.Dir]; n != nil && n.root < 0 && n.parent != nil {

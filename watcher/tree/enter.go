@@ -322,7 +322,7 @@ func (e *engine) tellCreated(n *node, name string, isDir bool, ev *notify.Event)
 		return
 	}
 	if root, path := e.tab.entry(n, name); root >= 0 {
-		e.emit(Record{Type: TypeCreate, IsDir: isDir, Root: root, Path: path, Pid: ev.Pid, Time: stamp(ev.Time), Dir: n.obj})
+		e.emit(Record{Type: TypeCreate, IsDir: isDir, Root: root, Path: path, Pid: ev.Pid, Time: stamp(ev.Time), Dir: n.obj, Found: true})
 	}
 }
 

@@ -119,6 +119,7 @@ func (e *engine) rebuild(roots []*scan, now time.Time) {
 		return a.Path < b.Path
 	})
 	for _, r := range records {
+		r.Found = true
 		e.emit(r)
 	}
 }

@@ -70,6 +70,8 @@ type Record struct {
 	// OtherIsDir tells of Other. Verify says that the kernel may have merged later
 	// changes of the same names into this record.
 	OtherIsDir, Verify bool
+	// Found says that no event told this: it was found by comparing or listing.
+	Found bool
 	// Origin is not the watch's to know: it is for records that come from elsewhere.
 	Origin string
 }
