@@ -24,7 +24,7 @@ type holding struct {
 func (r *Replayer) hold(events []notify.Event, i int) {
 	r.held = holding{}
 	ev := &events[i]
-	if ev.Op != notify.OpCreate || ev.IsDir || ev.Verify || r.fs.noOpen ||
+	if ev.Op != notify.OpCreate || ev.IsDir || ev.Verify || r.fs.noOpen || ev.Remote != nil || // each of those is resolved in its turn
 		r.mask&notify.CloseWrite == 0 || r.mask&notify.Open != 0 {
 		return
 	}
