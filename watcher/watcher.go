@@ -1,3 +1,5 @@
+//go:build linux
+
 package watcher
 
 import (
@@ -9,14 +11,6 @@ import (
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/watcher/fanotify"
 	"github.com/heraldfs/heraldfs/watcher/inotify"
-)
-
-// The values of Watcher.Backend; Options.Backend takes the first two and Auto.
-const (
-	Auto          = "auto"
-	Fanotify      = "fanotify"
-	Inotify       = "inotify"
-	FanotifyInode = "fanotify-inode"
 )
 
 // Options for Open. Root is required.

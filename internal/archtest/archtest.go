@@ -50,9 +50,10 @@ type layer struct {
 // layers is section "Packages" of docs/design.md. The first layer that has a package counts.
 var layers = []layer{
 	{name: "words", packages: []string{"notify"}},
+	{name: "patterns", packages: []string{"internal/ignore"}},
 	{name: "system calls", packages: []string{"internal/sys"}, imports: []string{"notify"}},
 	{name: "notify", packages: []string{"notify/..."}, imports: []string{"notify", "internal/sys"}, together: true},
-	{name: "watcher", packages: []string{"watcher/..."}, imports: []string{"notify/...", "internal/sys"}, together: true},
+	{name: "watcher", packages: []string{"watcher/..."}, imports: []string{"notify/...", "internal/sys", "internal/ignore"}, together: true},
 	{name: "protocol", packages: []string{"protocol/..."}, imports: []string{"notify"}, together: true},
 	{name: "server", packages: []string{"server/..."}, imports: []string{"notify/...", "protocol/...", "internal/sys"}, together: true},
 	{
@@ -61,8 +62,8 @@ var layers = []layer{
 		imports:  []string{"notify", "internal/sys"}, together: true,
 	},
 	// What the commands share, and is no service to anybody else.
-	{name: "commands' own", packages: []string{"internal/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "internal/sys"}, together: true},
-	{name: "commands", packages: []string{"cmd/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "server/...", "internal/sys", "commands' own"}},
+	{name: "commands' own", packages: []string{"internal/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "internal/sys", "internal/ignore"}, together: true},
+	{name: "commands", packages: []string{"cmd/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "server/...", "internal/sys", "internal/ignore", "commands' own"}},
 }
 
 // others are imports from outside that only some packages may have.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package tree
 
 import (
@@ -14,6 +16,8 @@ import (
 
 // Tree watches some roots.
 type Tree struct {
+	portable *portableTree // takes the place of all else
+
 	roots  []rootDir
 	groups []*group
 
@@ -27,6 +31,13 @@ type Tree struct {
 // Open starts watching: with a filesystem mark, changes that are made after Open has
 // returned are told by Run. Otherwise Run walks the roots first.
 func Open(o Options) (*Tree, error) {
+	if o.Backend == watcher.Portable {
+		p, err := openPortable(o)
+		if err != nil {
+			return nil, err
+		}
+		return &Tree{portable: p}, nil
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -72,6 +83,9 @@ func (t *Tree) addRoot(i int, o *Options) error {
 
 // Backends names the backend of each watcher, and why it was chosen.
 func (t *Tree) Backends() (names, why []string) {
+	if t.portable != nil {
+		return t.portable.backends()
+	}
 	for _, g := range t.groups {
 		names = append(names, g.w.Backend)
 		why = append(why, g.w.Why)
@@ -83,6 +97,9 @@ func (t *Tree) Backends() (names, why []string) {
 // and then returns nil. emit is called by one goroutine at a time; it may not keep
 // the slice. While it blocks, the kernel's queue grows.
 func (t *Tree) Run(ctx context.Context, emit func([]Record)) error {
+	if t.portable != nil {
+		return t.portable.run(ctx, emit)
+	}
 	outer := ctx
 	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
@@ -127,6 +144,9 @@ func (t *Tree) Run(ctx context.Context, emit func([]Record)) error {
 // Barrier returns when every change that was made before the call has been emitted. It
 // needs Run, and must not be called from its function.
 func (t *Tree) Barrier(ctx context.Context) error {
+	if t.portable != nil {
+		return t.portable.Barrier(ctx)
+	}
 	for _, g := range t.groups {
 		if err := g.barrier(ctx); err != nil {
 			return fmt.Errorf("barrier: %w", err)
@@ -156,6 +176,9 @@ func (t *Tree) rootsGone() bool {
 
 // Close ends Run, waits for the watchers and frees everything. Idempotent.
 func (t *Tree) Close() error {
+	if t.portable != nil {
+		return t.portable.Close()
+	}
 	t.closeOnce.Do(func() {
 		var errs []error
 		for _, g := range t.groups {

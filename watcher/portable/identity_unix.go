@@ -1,0 +1,17 @@
+//go:build unix
+
+package portable
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// identify returns what tells the file of fi from all others that exist.
+func identify(_ string, fi fs.FileInfo) identity {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return identity{}
+	}
+	return identity{uint64(st.Dev), uint64(st.Ino)}
+}

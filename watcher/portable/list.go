@@ -1,0 +1,203 @@
+package portable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sort"
+	"time"
+
+	"github.com/heraldfs/heraldfs/internal/ignore"
+)
+
+// list watches the directory n and then enters what is in it, with what is below, calling each for every
+// entry that the table did not have.
+func (e *engine) list(n *node, each func(*node)) {
+	entries, ok := e.open(n)
+	if !ok {
+		return
+	}
+	for _, d := range entries {
+		k, fresh := e.meet(n, d)
+		if k == nil {
+			continue
+		}
+		if fresh {
+			each(k)
+		}
+		if fresh && k.state.dir && !e.shallow {
+			e.list(k, each)
+		}
+	}
+}
+
+// open watches the directory n and lists it. It is false if that was not possible, and said why.
+func (e *engine) open(n *node) ([]fs.DirEntry, bool) {
+	path := n.path()
+	if e.failed != nil {
+		return nil, false
+	}
+	if err := e.watch.Add(path); err != nil {
+		e.refused(path, err)
+		return nil, false
+	}
+	e.rules(n)
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		e.refused(path, err)
+	}
+	return entries, true
+}
+
+// refused says why a directory cannot be watched, and ends everything if it would be wrong to go on.
+func (e *engine) refused(path string, err error) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), isNotDir(err):
+		e.doubt(path)
+	case errors.Is(err, fs.ErrPermission):
+		e.log.Warn("cannot watch directory", "path", path, "error", err)
+	default:
+		e.failed = fmt.Errorf("watch %s: %w%s", path, err, limitAdvice(err))
+	}
+}
+
+// meet enters what a listing of n has found. It returns nil if nothing is to be known of it.
+func (e *engine) meet(n *node, d fs.DirEntry) (k *node, fresh bool) {
+	if n.leftOut(d.Name(), d.IsDir()) || n.join(d.Name()) == e.fenceDir {
+		return nil, false
+	}
+	fi, err := d.Info()
+	if err != nil {
+		return nil, false // gone again
+	}
+	s := stateOf(n.join(d.Name()), fi)
+	if k := n.kids[d.Name()]; k != nil && k.state.id.is(s.id) {
+		return k, false
+	}
+	k = &node{state: s}
+	k.put(n, d.Name())
+	e.isAhead(k)
+	return k, true
+}
+
+// rules reads what is left out in the directory n.
+func (e *engine) rules(n *node) {
+	base := n.above()
+	n.scope = base
+	if e.noFiles || n.top != nil && n.top.index < 0 {
+		return
+	}
+	f, err := os.Open(n.join(ignore.FileName))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	rules, err := ignore.Read(f)
+	if err != nil {
+		e.log.Warn("cannot read patterns", "path", f.Name(), "err", err)
+		return
+	}
+	n.scope = base.In(n.rel(), rules)
+}
+
+// above is the scope of the directory n without the patterns in it.
+func (n *node) above() *ignore.Scope {
+	if n.top != nil {
+		return n.top.scope
+	}
+	return n.parent.scope
+}
+
+// rel is the path of a directory below its root, "" for the root.
+func (n *node) rel() string {
+	if _, path := n.place(); path != "." {
+		return path
+	}
+	return ""
+}
+
+func ruled(name string) bool { return name == ignore.FileName }
+
+// ruledAt is called when name in dir has come or gone.
+func (e *engine) ruledAt(dir *node, name string, at time.Time) {
+	if ruled(name) {
+		e.rulesChanged(dir, at)
+	}
+}
+
+// rulesChanged reads the patterns of dir again, and makes the table follow: what is left out now is
+// forgotten, what is not any more is watched. Nobody is told of the entries, only to look for himself.
+func (e *engine) rulesChanged(dir *node, at time.Time) {
+	if e.noFiles || dir == nil || dir.top != nil && dir.top.index < 0 {
+		return
+	}
+	e.rules(dir)
+	e.refilter(dir)
+	if root, path := dir.place(); root >= 0 {
+		e.emit(Event{Kind: Rescan, IsDir: true, Root: root, Path: path, Time: at})
+	}
+}
+
+func (e *engine) refilter(dir *node) {
+	for _, name := range dir.names() {
+		if k := dir.kids[name]; dir.leftOut(name, k.state.dir) {
+			e.unwatch(k)
+			k.take()
+		}
+	}
+	entries, ok := e.open(dir)
+	if !ok || e.shallow && dir.top == nil {
+		return
+	}
+	for _, d := range entries {
+		if k, fresh := e.meet(dir, d); k == nil || !k.state.dir || e.shallow {
+			continue
+		} else if fresh {
+			e.list(k, func(*node) {})
+		} else {
+			e.refilter(k)
+		}
+	}
+}
+
+// overflow makes up for lost notifications.
+func (e *engine) overflow(at time.Time) {
+	e.roots(Overflow, at)
+	// Whatever was queued before is contained in what is found now.
+	e.passed(e.fenceMade)
+	e.last = hint{}
+	var dirs []*node
+	for _, t := range e.tops {
+		if !t.gone {
+			dirs = append(dirs, t.node)
+		}
+	}
+	e.compare(dirs, at)
+	e.fenceWants = true
+	e.roots(Rescan, at)
+}
+
+func (e *engine) roots(kind Kind, at time.Time) {
+	for _, t := range e.tops {
+		if t.gone {
+			continue
+		}
+		if t.index >= 0 {
+			e.emit(Event{Kind: kind, IsDir: true, Root: t.index, Path: ".", Time: at})
+			continue
+		}
+		for _, name := range sortedFiles(t.files) {
+			e.emit(Event{Kind: kind, Root: t.files[name], Path: ".", Time: at})
+		}
+	}
+}
+
+func sortedFiles(m map[string]int) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
