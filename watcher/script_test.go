@@ -3,7 +3,6 @@
 package watcher_test
 
 import (
-	"bufio"
 	"context"
 	"os"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/heraldfs/heraldfs/internal/sys"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/watcher"
+	"github.com/heraldfs/heraldfs/watcher/internal/script"
 )
 
 const (
@@ -212,76 +212,21 @@ func (b *bed) entry(dir notify.Object, name string) (string, bool) {
 // do performs one line of a script.
 func (b *bed) do(line string) {
 	b.t.Helper()
-	f := strings.Fields(line)
-	p := b.path(f[1])
-	arg := ""
-	if len(f) > 2 {
-		arg = f[2]
-	}
-	num := func(base int) int64 {
-		n, err := strconv.ParseInt(arg, base, 64)
-		if err != nil {
-			b.t.Fatalf("%q: %v", line, err)
-		}
-		return n
-	}
-	var err error
-	switch f[0] {
-	case "mkdir":
-		if err = unix.Mkdir(p, 0o755); err == nil {
-			b.mark(f[1])
-		}
-	case "create":
-		err = unix.Mknod(p, unix.S_IFREG|0o644, 0)
-	case "fifo":
-		err = unix.Mknod(p, unix.S_IFIFO|0o644, 0)
-	case "append":
-		err = put(p, unix.O_WRONLY|unix.O_APPEND, arg)
-	case "write":
-		err = put(p, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, arg)
-	case "truncate":
-		err = unix.Truncate(p, num(10))
-	case "chmod":
-		err = unix.Chmod(p, uint32(num(8)))
-	case "utime":
-		err = os.Chtimes(p, time.Unix(1, 0), time.Unix(2, 0))
-	case "symlink":
-		err = unix.Symlink(f[1], b.path(arg))
-	case "link":
-		err = unix.Link(p, b.path(arg))
-	case "unlink":
-		err = unix.Unlink(p)
-	case "rmdir":
-		if err = unix.Rmdir(p); err == nil {
-			// Keep the object's name for what is still to come, but out of the way of fences.
-			b.forget(f[1])
-		}
-	case "rename":
-		if err = unix.Rename(p, b.path(arg)); err == nil {
-			b.moveDirs(f[1], arg)
-		}
-	case "exchange":
-		if err = unix.Renameat2(unix.AT_FDCWD, p, unix.AT_FDCWD, b.path(arg), unix.RENAME_EXCHANGE); err == nil {
-			b.moveDirs(arg, f[1])
-		}
-	default:
-		b.t.Fatalf("%q: unknown operation", line)
-	}
-	if err != nil {
+	if err := script.Perform(line, b.path); err != nil {
 		b.t.Fatalf("%q: %v", line, err)
 	}
-}
-
-func put(path string, flags int, text string) error {
-	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return err
+	f := strings.Fields(line)
+	switch f[0] {
+	case "mkdir":
+		b.mark(f[1])
+	case "rmdir":
+		// Keep the object's name for what is still to come, but out of the way of fences.
+		b.forget(f[1])
+	case "rename":
+		b.moveDirs(f[1], f[2])
+	case "exchange":
+		b.moveDirs(f[2], f[1])
 	}
-	if _, err := unix.Write(fd, []byte(text)); err != nil {
-		unix.Close(fd)
-		return err
-	}
-	return unix.Close(fd)
 }
 
 func (b *bed) forget(rel string) {
@@ -313,41 +258,6 @@ func (b *bed) moveDirs(from, to string) {
 	}
 }
 
-type step struct {
-	do   string
-	want []string
-}
-
-func readScript(t *testing.T, path string, fsMarks bool) []step {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var steps []step
-	for sc := bufio.NewScanner(f); sc.Scan(); {
-		line := strings.TrimSpace(sc.Text())
-		switch {
-		case line == "", strings.HasPrefix(line, "#"):
-		case strings.HasPrefix(line, "> "):
-			steps = append(steps, step{do: line[2:]})
-		case strings.HasPrefix(line, "fs:"):
-			if fsMarks {
-				last := &steps[len(steps)-1]
-				last.want = append(last.want, line[3:])
-			}
-		default:
-			last := &steps[len(steps)-1]
-			last.want = append(last.want, line)
-		}
-	}
-	if len(steps) == 0 {
-		t.Fatalf("%s: no steps", path)
-	}
-	return steps
-}
-
 func runScripts(t *testing.T, base string, o watcher.Options) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -356,11 +266,15 @@ func runScripts(t *testing.T, base string, o watcher.Options) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			b := newBed(t, filepath.Join(base, strings.ReplaceAll(t.Name(), "/", "-")), o)
-			for _, s := range readScript(t, file, b.w.Marker == nil) {
-				b.do(s.do)
+			steps, err := script.Read(file, b.w.Marker == nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range steps {
+				b.do(s.Do)
 				got := b.tell(b.fence())
-				if strings.Join(got, "\n") != strings.Join(s.want, "\n") {
-					t.Fatalf("%s on %q:\n got %q\nwant %q", b.w.Backend, s.do, got, s.want)
+				if strings.Join(got, "\n") != strings.Join(s.Want, "\n") {
+					t.Fatalf("%s on %q:\n got %q\nwant %q", b.w.Backend, s.Do, got, s.Want)
 				}
 			}
 		})

@@ -23,8 +23,9 @@ type comparison struct {
 }
 
 // compare watches and lists directories with all below them, and tells how they differ from the table: renames, as
-// far as identities show them, then what came, what changed, and what went.
-func (e *engine) compare(dirs []*node, at time.Time) {
+// far as identities show them, then what came, what changed, and what went. queued says that notifications may be
+// on their way which tell where something went.
+func (e *engine) compare(dirs []*node, queued bool, at time.Time) {
 	c := comparison{e: e, at: at, gone: make(map[identity]*node), dealt: make(map[*node]bool), comeBy: make(map[identity]*node),
 		told: make(map[*node]bool), taken: make(map[*node]*node)}
 	for _, n := range dirs {
@@ -34,7 +35,12 @@ func (e *engine) compare(dirs []*node, at time.Time) {
 		c.arrived(c.come[i])
 	}
 	for i := len(c.lost) - 1; i >= 0; i-- {
-		c.left(c.lost[i])
+		n := c.lost[i]
+		if queued && !c.dealt[n] {
+			e.doubt(n.path())
+			continue
+		}
+		c.left(n)
 	}
 }
 

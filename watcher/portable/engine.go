@@ -18,6 +18,7 @@ const lookAhead = 256
 type watches interface {
 	Add(path string) error
 	Remove(path string) error
+	WatchList() []string
 }
 
 // engine turns hints into Events. It is used by one goroutine.
@@ -36,8 +37,10 @@ type engine struct {
 	fenceWants bool // something is ahead of the fences so far
 
 	buf     []hint
-	doubts  map[string]struct{} // absolute paths
+	doubts  map[string]uint64 // absolute paths, with the fence after which they are looked at
+	trouble uint64            // the fence after which an audit is due, or 0
 	aliases []alias
+	selves  map[string]uint64 // old paths of directories, which may tell of their own renames until the fence
 	last    hint
 	out     []Event
 	failed  error
@@ -100,14 +103,15 @@ func (e *engine) one(h *hint, i int, now time.Time) time.Duration {
 		e.overflow(h.at)
 		return 0
 	}
-	if filepath.Dir(h.name) == e.fenceDir {
+	if filepath.Dir(h.raw) == e.fenceDir {
 		e.fence(h)
 		return 0
 	}
-	if h.name == "" || h.name == e.fenceDir {
+	if h.raw == "" || h.raw == e.fenceDir {
 		return 0
 	}
-	again := e.sys.twice && h.op == fsnotify.Chmod && e.last.op == h.op && e.last.name == h.name
+	h.name = e.resolve(h.raw)
+	again := e.sys.twice && h.op == fsnotify.Chmod && e.last.op == h.op && e.last.raw == h.raw
 	e.last = *h
 	if again {
 		e.last = hint{}
@@ -147,12 +151,15 @@ func (e *engine) created(h *hint) {
 		switch {
 		case k.state.id.is(s.id):
 			k.ahead = 0 // its own notification has come
-		case s.exists:
+		case s.exists || (e.sys.olds && k.ahead <= e.fenceSeen):
 			// Something from elsewhere took the name.
 			e.drop(k)
 			n := e.enter(dir, name, s)
 			root, path := n.place()
 			e.emit(Event{Kind: Rename, IsDir: s.dir, Root: root, Path: path, OldRoot: root, Time: h.at})
+			if !s.exists {
+				e.doubt(h.name)
+			}
 			e.into(n, h.at)
 			e.ruledAt(dir, name, h.at)
 		default:
@@ -296,23 +303,35 @@ func (e *engine) rootGone(t *top, at time.Time) {
 	e.failed = ErrRootGone
 }
 
+// doubt has path looked at when all that is queued about it has been heard.
 func (e *engine) doubt(path string) {
 	if e.doubts == nil {
-		e.doubts = make(map[string]struct{})
+		e.doubts = make(map[string]uint64)
 	}
-	e.doubts[path] = struct{}{}
+	e.doubts[path], e.fenceWants = e.fenceMade+1, true
 }
 
 // settle looks again at the names in doubt. Nothing is queued.
 func (e *engine) settle(now time.Time) {
-	for path := range e.doubts {
+	for path, fence := range e.doubts {
+		if fence > e.fenceSeen {
+			continue
+		}
 		delete(e.doubts, path)
 		dir, name := e.find(path)
 		if dir == nil || name == "" {
 			continue
 		}
+		path = dir.join(name)
 		k, s := dir.kids[name], look(path)
-		if k != nil && k.state.exists && k.state.id.is(s.id) {
+		if k != nil && k.state.id.is(s.id) {
+			if k.state.dir {
+				// It may have been elsewhere when it was to be watched.
+				e.again([]*node{k}, []string{path}, now)
+			}
+			continue
+		}
+		if k != nil && e.adopt(k, s, now) {
 			continue
 		}
 		if k != nil {
@@ -326,10 +345,24 @@ func (e *engine) settle(now time.Time) {
 		}
 		e.ruledAt(dir, name, now)
 	}
+	if e.trouble > 0 && e.trouble <= e.fenceSeen {
+		e.trouble = 0
+		e.audit(now)
+	}
 	if e.fenceWants && e.failed == nil {
 		e.fenceWants = false
 		e.makeFence()
 	}
+}
+
+// adopt takes s for the state of k, if k was gone when its notification came so that nothing is known of it.
+func (e *engine) adopt(k *node, s state, at time.Time) bool {
+	if k.state.exists || !s.exists || k.top != nil || k.parent.leftOut(k.name, s.dir) {
+		return false
+	}
+	k.state = s
+	e.into(k, at)
+	return true
 }
 
 func (e *engine) isAhead(n *node) {
@@ -354,12 +387,12 @@ func (e *engine) fence(h *hint) {
 	if !h.op.Has(fsnotify.Create) {
 		return
 	}
-	n, err := strconv.ParseUint(filepath.Base(h.name), 10, 64)
+	n, err := strconv.ParseUint(filepath.Base(h.raw), 10, 64)
 	if err != nil {
 		return
 	}
-	if err := os.Remove(h.name); err != nil {
-		e.log.Debug("cannot remove a fence", "path", h.name, "err", err)
+	if err := os.Remove(h.raw); err != nil {
+		e.log.Debug("cannot remove a fence", "path", h.raw, "err", err)
 	}
 	e.passed(n)
 }
@@ -373,4 +406,9 @@ func (e *engine) passed(fence uint64) {
 		}
 	}
 	e.aliases = keep
+	for path, fence := range e.selves {
+		if fence <= e.fenceSeen {
+			delete(e.selves, path)
+		}
+	}
 }

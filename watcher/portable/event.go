@@ -52,7 +52,8 @@ type Event struct {
 
 // hint is a notification of fsnotify.
 type hint struct {
-	name string // absolute
+	raw  string // as fsnotify says it
+	name string // absolute, of now
 	op   fsnotify.Op
 	from string // of a Create: the old name, if fsnotify knows it
 	lost bool   // an overflow

@@ -1,4 +1,4 @@
-//go:build unix
+//go:build unix && !linux
 
 package portable
 
@@ -13,5 +13,5 @@ func identify(_ string, fi fs.FileInfo) identity {
 	if !ok {
 		return identity{}
 	}
-	return identity{uint64(st.Dev), uint64(st.Ino)}
+	return identity{uint64(st.Dev), uint64(st.Ino), born(st)}
 }

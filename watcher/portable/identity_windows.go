@@ -22,5 +22,8 @@ func identify(path string, _ fs.FileInfo) identity {
 	if err := syscall.GetFileInformationByHandle(h, &info); err != nil {
 		return identity{}
 	}
-	return identity{uint64(info.VolumeSerialNumber), uint64(info.FileIndexHigh)<<32 | uint64(info.FileIndexLow)}
+	// A file index is not used again soon. The time of creation would be wrong: Windows hands it on to a
+	// file that takes the name of one deleted lately.
+	return identity{volume: uint64(info.VolumeSerialNumber), file: uint64(info.FileIndexHigh)<<32 | uint64(info.FileIndexLow)}
+
 }

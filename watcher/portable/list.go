@@ -42,6 +42,12 @@ func (e *engine) open(n *node) ([]fs.DirEntry, bool) {
 		e.refused(path, err)
 		return nil, false
 	}
+	if s := look(path); !s.id.is(n.state.id) {
+		// Another one has the path by now, and must not be watched as this one.
+		_ = e.watch.Remove(path)
+		e.inTrouble(path)
+		return nil, false
+	}
 	e.rules(n)
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -50,11 +56,52 @@ func (e *engine) open(n *node) ([]fs.DirEntry, bool) {
 	return entries, true
 }
 
+// inTrouble has a directory that could not be watched looked at again, and all watches with it.
+func (e *engine) inTrouble(path string) {
+	e.doubt(path)
+	e.trouble = e.fenceMade + 1
+}
+
+// audit compares the watches that there are with those that there should be, and makes up the difference. It is needed
+// after directories were renamed faster than their watches could follow.
+func (e *engine) audit(now time.Time) {
+	extra := make(map[string]bool)
+	for _, path := range e.watch.WatchList() {
+		extra[path] = true
+	}
+	delete(extra, e.fenceDir)
+	var missing []*node
+	want := func(n *node) {
+		path := n.path()
+		if !extra[path] {
+			missing = append(missing, n)
+		}
+		delete(extra, path)
+	}
+	for _, t := range e.tops {
+		if t.gone {
+			continue
+		}
+		want(t.node)
+		t.node.below(func(n *node) {
+			if n.state.dir && !e.shallow {
+				want(n)
+			}
+		})
+	}
+	for path := range extra {
+		_ = e.watch.Remove(path)
+	}
+	if len(missing) > 0 {
+		e.compare(missing, true, now)
+	}
+}
+
 // refused says why a directory cannot be watched, and ends everything if it would be wrong to go on.
 func (e *engine) refused(path string, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), isNotDir(err):
-		e.doubt(path)
+		e.inTrouble(path)
 	case errors.Is(err, fs.ErrPermission):
 		e.log.Warn("cannot watch directory", "path", path, "error", err)
 	default:
@@ -72,7 +119,10 @@ func (e *engine) meet(n *node, d fs.DirEntry) (k *node, fresh bool) {
 		return nil, false // gone again
 	}
 	s := stateOf(n.join(d.Name()), fi)
-	if k := n.kids[d.Name()]; k != nil && k.state.id.is(s.id) {
+	if k := n.kids[d.Name()]; k != nil && (k.state.id.is(s.id) || !k.state.exists) {
+		if !k.state.exists {
+			k.state = s // it was gone when its notification came
+		}
 		return k, false
 	}
 	k = &node{state: s}
@@ -173,7 +223,7 @@ func (e *engine) overflow(at time.Time) {
 			dirs = append(dirs, t.node)
 		}
 	}
-	e.compare(dirs, at)
+	e.compare(dirs, false, at)
 	e.fenceWants = true
 	e.roots(Rescan, at)
 }

@@ -61,10 +61,12 @@ type Watcher struct {
 
 	wake     chan struct{} // something is in queue
 	barriers chan chan struct{}
-	running  chan struct{} // closed when Run has returned
-	closed   chan struct{}
-	once     sync.Once
-	closeErr error
+	// forgetful is for tests: old names are not looked at.
+	forgetful bool
+	running   chan struct{} // closed when Run has returned
+	closed    chan struct{}
+	once      sync.Once
+	closeErr  error
 }
 
 // Open makes everything ready; Run watches.
@@ -158,7 +160,11 @@ func (w *Watcher) drain() {
 				continue
 			}
 			if ev.Op != 0 {
-				w.push(hint{name: ev.Name, op: ev.Op, from: oldName(ev), at: time.Now()})
+				h := hint{raw: ev.Name, op: ev.Op, at: time.Now()}
+				if !w.forgetful {
+					h.from = oldName(ev)
+				}
+				w.push(h)
 			}
 		case err, ok := <-errs:
 			if !ok {
@@ -263,7 +269,7 @@ func (w *Watcher) loop(ctx context.Context, emit func([]Event)) error {
 func (e *engine) answer(pending []barrier) []barrier {
 	keep := pending[:0]
 	for _, b := range pending {
-		if b.fence <= e.fenceSeen && len(e.doubts) == 0 {
+		if b.fence <= e.fenceSeen && len(e.doubts) == 0 && e.trouble == 0 {
 			close(b.done)
 		} else {
 			keep = append(keep, b)

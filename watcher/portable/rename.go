@@ -37,7 +37,7 @@ func (e *engine) left(h *hint, i int, now time.Time) time.Duration {
 func (e *engine) partner(h *hint, k *node, i int) int {
 	end := min(len(e.buf), i+lookAhead)
 	for j := i + 1; j < end; j++ {
-		if c := &e.buf[j]; !c.done && c.from != "" && c.from == h.name {
+		if c := &e.buf[j]; !c.done && c.from != "" && c.from == h.raw {
 			return j
 		}
 	}
@@ -50,6 +50,7 @@ func (e *engine) partner(h *hint, k *node, i int) int {
 			continue
 		}
 		if !c.looked {
+			c.name = e.resolve(c.raw)
 			c.looked, c.id = true, look(c.name).id
 		}
 		if other := e.known(c.name); c.id.is(k.state.id) && (other == nil || !other.state.id.is(c.id)) {
@@ -62,6 +63,10 @@ func (e *engine) partner(h *hint, k *node, i int) int {
 // alone handles a half that has no other one.
 func (e *engine) alone(h *hint, k *node) {
 	s := look(h.name)
+	if _, self := e.selves[h.raw]; self && s.id.is(k.state.id) {
+		delete(e.selves, h.raw)
+		return // the directory that was here before tells of its rename itself
+	}
 	if s.id.is(k.state.id) && (k.state.dir || k.ahead > e.fenceSeen || !e.sys.olds) {
 		// It has come back, or the notification is an old one; if it is a directory, its watch is gone.
 		if k.state.dir {
@@ -89,6 +94,7 @@ func (e *engine) movedOut(k *node, at time.Time) {
 
 // renamed handles a rename of k, of which c is the second half.
 func (e *engine) renamed(h *hint, k *node, c *hint) {
+	c.name = e.resolve(c.raw)
 	dir, name := e.find(c.name)
 	if dir == nil || name == "" || dir.leftOut(name, k.state.dir) {
 		e.movedOut(k, h.at)
@@ -125,14 +131,19 @@ func (e *engine) renamed(h *hint, k *node, c *hint) {
 	root, path := k.place()
 	e.emit(Event{Kind: Rename, IsDir: k.state.dir, Root: root, Path: path, OldRoot: oldRoot, OldPath: oldPath, Time: h.at})
 	if rules {
-		e.rulesChanged(from, h.at)
 		e.rulesChanged(dir, h.at)
+		if from != dir {
+			e.rulesChanged(from, h.at)
+		}
 	}
-	if is.id.is(k.state.id) {
+	switch {
+	case is.id.is(k.state.id):
 		if !k.state.dir {
 			k.state = is
 		}
-	} else {
+	case e.adopt(k, is, h.at):
+		return
+	default:
 		e.doubt(c.name)
 	}
 	if k.state.dir {
@@ -182,6 +193,10 @@ func (e *engine) again(dirs []*node, olds []string, at time.Time) {
 		if to := n.path(); to != olds[i] {
 			e.aliases = append(e.aliases, alias{from: olds[i], to: to, fence: e.fenceMade + 1})
 			e.fenceWants = true
+			if e.selves == nil {
+				e.selves = make(map[string]uint64)
+			}
+			e.selves[olds[i]] = e.fenceMade + 1
 		}
 	}
 	if !e.sys.follows {
@@ -190,5 +205,5 @@ func (e *engine) again(dirs []*node, olds []string, at time.Time) {
 			e.forget(n, filepath.Clean(olds[i]))
 		}
 	}
-	e.compare(dirs, at)
+	e.compare(dirs, true, at)
 }

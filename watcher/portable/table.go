@@ -12,7 +12,10 @@ import (
 )
 
 // identity tells one file from all others that exist; zero is not known.
-type identity struct{ volume, file uint64 }
+type identity struct {
+	volume, file uint64
+	born         int64 // nanoseconds, 0 where that is not known
+}
 
 func (id identity) is(other identity) bool { return id == other && id != identity{} }
 
@@ -158,6 +161,14 @@ func (e *engine) find(path string) (dir *node, name string) {
 		}
 	}
 	return dir, name
+}
+
+// resolve is the path that a notification's means now.
+func (e *engine) resolve(path string) string {
+	if dir, name := e.find(path); dir != nil && name != "" {
+		return dir.join(name)
+	}
+	return path
 }
 
 func (e *engine) findExact(path string) (dir *node, name string) {

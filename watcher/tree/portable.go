@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/watcher"
 	"github.com/heraldfs/heraldfs/watcher/portable"
 )
@@ -16,6 +17,7 @@ import (
 // portableTree is a Tree by package watcher/portable, which has paths where the kernel's backends have handles.
 type portableTree struct {
 	*portable.Watcher
+	mask notify.Mask
 }
 
 func openPortable(o Options) (*portableTree, error) {
@@ -53,7 +55,11 @@ func openPortable(o Options) (*portableTree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &portableTree{w}, nil
+	mask := o.Mask
+	if mask == 0 {
+		mask = notify.DefaultMask
+	}
+	return &portableTree{w, mask}, nil
 }
 
 // covers reports whether what is told of b is told of a too.
@@ -86,6 +92,9 @@ func (t *portableTree) run(ctx context.Context, emit func([]Record)) error {
 		records = records[:0]
 		for i := range events {
 			ev := &events[i]
+			if ev.Kind == portable.Modify && t.mask&notify.Modify == 0 || ev.Kind == portable.Attrib && t.mask&notify.Attrib == 0 {
+				continue
+			}
 			records = append(records, Record{Type: portableType(ev.Kind), IsDir: ev.IsDir, Root: ev.Root, Path: ev.Path,
 				OldRoot: ev.OldRoot, OldPath: ev.OldPath, Time: ev.Time})
 		}
