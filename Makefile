@@ -5,6 +5,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 BIN     := bin/heraldfs
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
+TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64 freebsd/amd64 freebsd/arm64
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: all build demo test quick check bench install uninstall man clean fuzz parity
@@ -39,7 +40,10 @@ check:
 	$(GO) test -count=1 ./internal/archtest
 	# Counts allocations, which the race detector of make test makes.
 	$(GO) test -count=1 -run Alloc ./notify/fusenotify
-	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/heraldfs
+	@for t in $(TARGETS); do echo "build $$t"; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/heraldfs || exit 1; done
+	GOOS=darwin CGO_ENABLED=0 $(GO) vet ./cmd/heraldfs ./watcher/portable ./watcher/tree
+	GOOS=windows CGO_ENABLED=0 $(GO) vet ./cmd/heraldfs ./watcher/portable ./watcher/tree
 
 ## parity: the differential test at full length: 20 seeds of 2,000 operations in each mode
 parity:

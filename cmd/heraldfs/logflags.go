@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"log/syslog"
 	"os"
 
 	"github.com/spf13/pflag"
@@ -38,7 +37,7 @@ func (l *logFlags) open(background bool) (*slog.Logger, func(), error) {
 		w, closer = f, func() { f.Close() }
 	case background:
 		w = io.Discard
-		if s, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_NOTICE, "heraldfs"); err == nil {
+		if s, err := systemLog(); err == nil {
 			w, closer = s, func() { s.Close() }
 		}
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -357,13 +359,4 @@ func checkMountpoint(point string) error {
 		return fmt.Errorf("mount point %s: not a directory", point)
 	}
 	return nil
-}
-
-func exactArgs(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != n {
-			return fmt.Errorf("%s needs %s, got %d argument(s); see `%s --help`", cmd.CommandPath(), what, len(args), cmd.CommandPath())
-		}
-		return nil
-	}
 }

@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/protocol/transport"
@@ -105,7 +105,7 @@ As root there is nothing to set up (fanotify); otherwise each directory is watch
 	fs.StringVarP(&f.events, "events", "e", "default", "what is heard of, comma separated: default is every change, all adds opens and reads")
 	fs.IntVar(&f.maxSubscribers, "max-subscribers", 1024, "how many may be connected")
 	fs.StringArrayVar(&f.origins, "origin", nil, "`NAME=PID|COMM`: call what this process does NAME (PID and its children, or every\nprocess with this name), so that a mount behind a file server knows its own changes; may be repeated")
-	fs.StringVar(&f.backend, "watcher", watcher.Auto, "how changes are heard of: auto, fanotify or inotify")
+	fs.StringVar(&f.backend, "watcher", watcher.Auto, backendHelp)
 	f.metrics.register(fs)
 	f.log.register(fs)
 	return cmd
@@ -184,7 +184,7 @@ func (f *serveFlags) journalDir(r *servedRoot, roots []*servedRoot) (string, err
 		return "", fmt.Errorf("--journal: %w", err)
 	}
 	for _, other := range roots {
-		if rel, err := filepath.Rel(other.dir, dir); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		if rel, err := filepath.Rel(other.dir, dir); err == nil && filepath.IsLocal(rel) {
 			return "", fmt.Errorf("--journal %s is in %s, which is served: give a directory outside", dir, other.dir)
 		}
 	}
@@ -201,6 +201,9 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 	}
 	allow, err := f.parseAllow(roots)
 	if err != nil {
+		return err
+	}
+	if err := checkBackend(f.backend); err != nil {
 		return err
 	}
 	mask, bad := notify.ParseMask(f.events)
@@ -224,7 +227,7 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	report := &serveReport{started: time.Now()}
 	stopMetrics, err := f.metrics.start(ctx, report.status, logger)

@@ -10,10 +10,10 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/protocol"
 	"github.com/heraldfs/heraldfs/protocol/transport"
@@ -88,7 +88,7 @@ func cause(ctx context.Context) error {
 // hup reads the certificates again at each SIGHUP until ctx ends.
 func (s *serving) hup(ctx context.Context) {
 	c := make(chan os.Signal, 1)
-	signal.Notify(c, unix.SIGHUP)
+	signal.Notify(c, syscall.SIGHUP)
 	defer signal.Stop(c)
 	for {
 		select {

@@ -9,13 +9,12 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/status"
-	"github.com/heraldfs/heraldfs/notify/replay"
 	"github.com/heraldfs/heraldfs/protocol"
 	"github.com/heraldfs/heraldfs/protocol/client"
 	"github.com/heraldfs/heraldfs/protocol/transport"
@@ -104,7 +103,7 @@ func askStatus(ctx context.Context, arg string) ([]byte, error) {
 	}
 	st, err := os.Stat(arg)
 	switch {
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
 		return nil, deadMount("status", arg)
 	case err != nil:
 		return nil, fmt.Errorf("status: %w", err)
@@ -116,31 +115,6 @@ func askStatus(ctx context.Context, arg string) ([]byte, error) {
 
 func deadMount(what, path string) error {
 	return fmt.Errorf("%s %s: its daemon is dead; `heraldfs umount %s` cleans up", what, path, path)
-}
-
-// maxStatus is the largest value of an extended attribute.
-const maxStatus = 64 << 10
-
-func mountStatus(path string) ([]byte, error) {
-	buf := make([]byte, maxStatus)
-	n, err := unix.Getxattr(path, replay.StatusAttr, buf)
-	for errors.Is(err, unix.EINTR) {
-		n, err = unix.Getxattr(path, replay.StatusAttr, buf)
-	}
-	switch {
-	case err == nil:
-		return buf[:n], nil
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
-		return nil, deadMount("status", path)
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("status %s: only root and the user that the mount's daemon runs as may ask: %w", path, err)
-	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP):
-		if _, merr := findMount(path); merr != nil {
-			return nil, fmt.Errorf("status: %w", merr)
-		}
-		return nil, fmt.Errorf("status %s: the mount's daemon is of a version that does not tell", path)
-	}
-	return nil, fmt.Errorf("status %s: %w", path, err)
 }
 
 // serverStatus asks the server that listens at u.
@@ -157,11 +131,11 @@ func serverStatus(ctx context.Context, u *transport.URL) ([]byte, error) {
 		return doc, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, unix.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, fmt.Errorf("status %s: nobody listens there, its server is dead", u.Path)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, protocol.ErrAuth), errors.Is(err, protocol.ErrForbidden):
 		return nil, fmt.Errorf("status %s: only root and the user that the server runs as may ask: %w", u.Path, err)
-	case errors.Is(err, protocol.ErrNotHerald), errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+	case errors.Is(err, protocol.ErrNotHerald), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return nil, fmt.Errorf("status %s: what listens there is no heraldfs server: %w", u.Path, err)
 	}
 	return nil, fmt.Errorf("status %s: %w", u.Path, err)

@@ -11,11 +11,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/record"
 	"github.com/heraldfs/heraldfs/notify"
@@ -137,7 +137,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.CountVarP(&f.quiet, "quiet", "q", "say nothing about setting up; twice: print no events either")
 	fs.BoolVar(&f.noReady, "no-ready", false, "no ready record or line")
 	fs.StringVarP(&f.output, "outfile", "o", "", "append to this `file` instead of printing on standard output")
-	fs.StringVar(&f.backend, "watcher", watcher.Auto, "how changes are heard of: auto, fanotify or inotify")
+	fs.StringVar(&f.backend, "watcher", watcher.Auto, backendHelp)
 	f.remote.register(fs)
 	f.log.register(fs)
 	f.log.level = "warn"
@@ -172,8 +172,8 @@ func (f *watchFlags) filter() (*record.Filter, notify.Mask, error) {
 }
 
 func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.Writer) error {
-	if !slices.Contains([]string{watcher.Auto, watcher.Fanotify, watcher.Inotify}, f.backend) {
-		return fmt.Errorf("--watcher %q: give auto, fanotify or inotify", f.backend)
+	if err := checkBackend(f.backend); err != nil {
+		return err
 	}
 	if f.timeout < 0 {
 		return fmt.Errorf("--timeout %v: give a number of seconds, or 0 for none", f.timeout)
@@ -217,7 +217,7 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 		defer out.Close()
 		stdout = out
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	t, err := tree.Open(tree.Options{
 		Roots: paths, NoRecursive: f.noRecursive, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: logger,
@@ -230,10 +230,20 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 		stdout = io.Discard
 	}
 	s := &watchSession{flags: f, stderr: stderr, out: stdout, records: f.format == "json" || f.format == "ndjson" || f.format == "msgpack"}
-	if backends, _ := t.Backends(); slices.Contains(backends, watcher.Inotify) {
+	if backends, _ := t.Backends(); slices.Contains(backends, watcher.Inotify) || slices.Contains(backends, watcher.Portable) {
 		s.own = ownOutput(stdout, paths)
 	}
 	return s.run(ctx, t.Run, opts)
+}
+
+const backendHelp = "how changes are heard of: auto, fanotify, inotify or portable; other systems than Linux have\nportable only, see docs/semantics.md"
+
+func checkBackend(name string) error {
+	switch name {
+	case watcher.Auto, watcher.Fanotify, watcher.Inotify, watcher.Portable:
+		return nil
+	}
+	return fmt.Errorf("--watcher %q: give auto, fanotify, inotify or portable", name)
 }
 
 // watchAdvice adds what can be done.
@@ -241,7 +251,7 @@ func watchAdvice(err error) error {
 	switch {
 	case errors.Is(err, notify.ErrNotSupported):
 		return fmt.Errorf("%w; --watcher=auto takes what works, and `heraldfs doctor` says what that is", err)
-	case errors.Is(err, unix.EMFILE):
+	case errors.Is(err, syscall.EMFILE):
 		return fmt.Errorf("%w; raise fs.inotify.max_user_instances (sysctl) or the limit of open files (ulimit -n)", err)
 	}
 	return err
@@ -256,6 +266,12 @@ func ownOutput(out io.Writer, roots []string) map[string]bool {
 	}
 	at, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
 	if err != nil {
+		// Where there is no /proc, the name that was given.
+		if at, err = filepath.EvalSymlinks(file.Name()); err == nil {
+			at, err = filepath.Abs(at)
+		}
+	}
+	if err != nil {
 		return nil
 	}
 	own := make(map[string]bool)
@@ -267,8 +283,8 @@ func ownOutput(out io.Writer, roots []string) map[string]bool {
 		if real, err = filepath.Abs(real); err != nil {
 			continue
 		}
-		if rel, err := filepath.Rel(real, at); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-			own[ownKey(i, rel)] = true
+		if rel, err := filepath.Rel(real, at); err == nil && filepath.IsLocal(rel) {
+			own[ownKey(i, filepath.ToSlash(rel))] = true
 		}
 	}
 	return own
@@ -329,7 +345,7 @@ func (s *watchSession) run(ctx context.Context, from source, opts record.Options
 	werr := s.pump.Close()
 	cause := context.Cause(ctx)
 	switch {
-	case errors.Is(werr, unix.EPIPE):
+	case errors.Is(werr, syscall.EPIPE):
 		return nil // whoever read us has had enough
 	case werr != nil:
 		return fmt.Errorf("write: %w", werr)

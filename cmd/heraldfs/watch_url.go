@@ -12,10 +12,10 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/record"
 	"github.com/heraldfs/heraldfs/notify"
@@ -134,7 +134,7 @@ func (f *watchFlags) runURL(ctx context.Context, u *transport.URL, filter *recor
 	if f.quiet > 1 {
 		stdout = io.Discard
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	asJSON := f.format == "json" || f.format == "ndjson"
 	s := &watchSession{flags: f, stderr: stderr, out: stdout, records: asJSON || f.format == "msgpack"}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 func TestTable(t *testing.T) {
@@ -111,13 +113,7 @@ func TestHostile(t *testing.T) {
 
 // TestGit makes trees with files of patterns, and compares with what git makes of them.
 func TestGit(t *testing.T) {
-	git, err := exec.LookPath("git")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("needs git")
-	}
+	git := testenv.NeedTool(t, "git")
 	trees, cases := 120, 0
 	if testing.Short() {
 		trees = 20

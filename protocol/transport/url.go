@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -148,11 +149,15 @@ func (u *URL) String() string {
 }
 
 // DefaultPath is where a server listens and a subscriber looks if nobody says otherwise:
-// heraldfs.sock in $XDG_RUNTIME_DIR, or else in /run.
+// heraldfs.sock in $XDG_RUNTIME_DIR, or else in /run; other systems than Linux have a directory
+// for each user's temporary files.
 func DefaultPath() string {
 	dir := os.Getenv("XDG_RUNTIME_DIR")
 	if dir == "" || !filepath.IsAbs(dir) {
 		dir = "/run"
+		if runtime.GOOS != "linux" {
+			dir = os.TempDir()
+		}
 	}
 	return filepath.Join(dir, "heraldfs.sock")
 }

@@ -180,7 +180,9 @@ var kernelBackends = []backend{
 var backends = append(slices.Clip(kernelBackends), backend{"portable", Options{Backend: watcher.Portable}})
 
 // each runs f with every backend on ext4 (or whatever the test directory is on) and on tmpfs.
-func each(t *testing.T, f func(t *testing.T, o Options, dir string)) {
+func each(t *testing.T, f func(t *testing.T, o Options, dir string)) { eachOf(t, backends, f) }
+
+func eachOf(t *testing.T, backends []backend, f func(t *testing.T, o Options, dir string)) {
 	for _, b := range backends {
 		t.Run(b.name+"/disk", func(t *testing.T) { f(t, b.o, t.TempDir()) })
 		t.Run(b.name+"/tmpfs", func(t *testing.T) { f(t, b.o, tmpfs(t)) })

@@ -17,7 +17,8 @@ import (
 // portableTree is a Tree by package watcher/portable, which has paths where the kernel's backends have handles.
 type portableTree struct {
 	*portable.Watcher
-	mask notify.Mask
+	mask  notify.Mask
+	roots []portable.Root
 }
 
 func openPortable(o Options) (*portableTree, error) {
@@ -59,7 +60,7 @@ func openPortable(o Options) (*portableTree, error) {
 	if mask == 0 {
 		mask = notify.DefaultMask
 	}
-	return &portableTree{w, mask}, nil
+	return &portableTree{w, mask, roots}, nil
 }
 
 // covers reports whether what is told of b is told of a too.
@@ -84,6 +85,17 @@ func (t *portableTree) backends() (names, why []string) {
 		reason = "the one for " + runtime.GOOS
 	}
 	return []string{watcher.Portable}, []string{reason}
+}
+
+// state looks at a path.
+func (t *portableTree) state(i int, path string) State {
+	r := t.roots[i]
+	fi, err := os.Lstat(filepath.Join(r.Dir, r.File, filepath.FromSlash(path)))
+	if err != nil {
+		return State{Known: errors.Is(err, os.ErrNotExist)}
+	}
+	ino, ctime, ok := portable.Changed(fi)
+	return State{Known: ok, Exists: ok, Ino: ino, Size: uint64(fi.Size()), Mtime: fi.ModTime().UnixNano(), Ctime: ctime}
 }
 
 func (t *portableTree) run(ctx context.Context, emit func([]Record)) error {

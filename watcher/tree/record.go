@@ -105,3 +105,12 @@ func plainType(op notify.Op) Type {
 	}
 	return 0
 }
+
+// State is what a path shows on the disk at one moment.
+type State struct {
+	Known        bool // it could be found out
+	Exists       bool // the fields below count
+	Object       notify.Object
+	Ino, Size    uint64
+	Mtime, Ctime int64 // nanoseconds since 1970
+}

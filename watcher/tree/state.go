@@ -1,3 +1,5 @@
+//go:build linux
+
 package tree
 
 import (
@@ -7,17 +9,11 @@ import (
 	"github.com/heraldfs/heraldfs/notify"
 )
 
-// State is what a path shows on the disk at one moment.
-type State struct {
-	Known        bool // it could be found out
-	Exists       bool // the fields below count
-	Object       notify.Object
-	Ino, Size    uint64
-	Mtime, Ctime int64 // nanoseconds since 1970
-}
-
 // RootObject is the identity of the directory that root i is, zero if it is a file.
 func (t *Tree) RootObject(i int) notify.Object {
+	if t.portable != nil {
+		return notify.Object{}
+	}
 	if r := &t.roots[i]; r.file == "" {
 		return r.obj
 	}
@@ -27,6 +23,9 @@ func (t *Tree) RootObject(i int) notify.Object {
 // State looks at a path, which is relative to root i as in a Record. No symlink is followed. It is
 // meant for the function given to Run, and costs five system calls.
 func (t *Tree) State(i int, path string) State {
+	if t.portable != nil {
+		return t.portable.state(i, path)
+	}
 	d := disk{roots: t.roots}
 	dir, name := "", path
 	for k := len(path) - 1; k >= 0; k-- {

@@ -41,3 +41,10 @@ func (t *Tree) Barrier(ctx context.Context) error { return t.portable.Barrier(ct
 
 // Close ends Run, waits for the watcher and frees everything. Idempotent.
 func (t *Tree) Close() error { return t.portable.Close() }
+
+// RootObject is zero: directories are known by path.
+func (t *Tree) RootObject(int) notify.Object { return notify.Object{} }
+
+// State looks at a path, which is relative to root i as in a Record. No symlink is followed
+// at its end.
+func (t *Tree) State(i int, path string) State { return t.portable.state(i, path) }
