@@ -261,8 +261,8 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 	if err := probe.Close(); err != nil {
 		return err
 	}
-	box.Logger.Info("waiting for a virtual machine monitor", "source", box.Dir, "socket", l.Addr(), "sandbox", string(box.Mode))
 	report.ready.Store(true)
+	box.Logger.Info("waiting for a virtual machine monitor", "source", box.Dir, "socket", l.Addr(), "sandbox", string(box.Mode))
 	if err := ready(); err != nil {
 		return fmt.Errorf("tell that we are ready: %w", err)
 	}
