@@ -50,12 +50,15 @@ const (
 	// CallLook looks Dir/Name up, and uses what the kernel has cached.
 	CallLook
 	// CallStat asks the file system for the attributes of Dir/Name, or of Dir itself if Name is empty,
-	// whatever the kernel has cached of them.
+	// whatever the kernel has cached of them. It never fails.
 	CallStat
+	// CallAsk asks the file system what Dir/Name is, whatever the kernel has cached of it, by
+	// an attempt to make a directory with no permissions there. It never fails.
+	CallAsk
 	callEnd
 )
 
-var callNames = [...]string{"", "walk", "close", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "touch", "open", "look", "stat"}
+var callNames = [...]string{"", "walk", "close", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "touch", "open", "look", "stat", "ask"}
 
 // Valid reports whether o is one of the calls.
 func (o CallOp) Valid() bool { return o > 0 && o < callEnd }
@@ -92,6 +95,8 @@ type Performer interface {
 	// Later performs c at once, or puts it off until the next Do to save a round trip. It
 	// keeps no pointer to c.
 	Later(c *Call) error
+	// Flush performs what was put off. Its error is that of one of those calls, an EarlierError, or ErrDetached.
+	Flush() error
 }
 
 // ErrDetached is returned by a Performer that can perform nothing any more: who did it is gone.

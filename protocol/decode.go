@@ -107,7 +107,7 @@ func (d *Decoder) message(payload []byte) (Message, error) {
 		return nil, r.err
 	}
 	t := r.uint(math.MaxUint64)
-	if t == 0 || t > uint64(TypeStatus) {
+	if t == 0 || t > uint64(TypeHail) {
 		r.skip()
 		return nil, d.end()
 	}
@@ -167,8 +167,17 @@ func (d *Decoder) body(t Type) Message {
 			return true
 		})
 		return m
+	case TypeCalls:
+		return d.calls()
+	case TypeResults:
+		return d.results()
+	case TypeAttach:
+		return &Attach{Tid: uint32(r.single("tid", math.MaxUint32))}
+	case TypeHail:
+		r.fields(func(string) bool { return false })
+		return &Hail{}
 	case TypeAck:
-		return &Ack{Seq: r.single("seq")}
+		return &Ack{Seq: r.single("seq", math.MaxUint64)}
 	case TypePing:
 		m := &Ping{}
 		r.fields(func(key string) bool {
@@ -203,12 +212,12 @@ func (d *Decoder) body(t Type) Message {
 }
 
 // single reads a map of which one unsigned field matters.
-func (r *reader) single(name string) (n uint64) {
+func (r *reader) single(name string, limit uint64) (n uint64) {
 	r.fields(func(key string) bool {
 		if key != name {
 			return false
 		}
-		n = r.uint(math.MaxUint64)
+		n = r.uint(limit)
 		return true
 	})
 	return n

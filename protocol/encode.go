@@ -85,6 +85,18 @@ func (w *writer) message(m Message) {
 		w.keyUint("last", m.Last)
 		w.keyBin("scope", m.Scope)
 		w.keyUint("why", uint64(m.Reason))
+	case *Attach:
+		w.mapLen(1)
+		w.keyUint("tid", uint64(m.Tid))
+	case *Calls:
+		w.calls(m)
+	case *Results:
+		w.mapLen(3)
+		w.keyUint("id", m.ID)
+		w.keyUint("done", uint64(m.Done))
+		w.keyUint("errno", uint64(m.Errno))
+	case *Hail:
+		w.mapLen(0)
 	case *Error:
 		w.mapLen(2)
 		w.keyUint("code", uint64(m.Code))

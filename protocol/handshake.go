@@ -98,27 +98,41 @@ func clientHandshake(c *Conn, o Options) error {
 	if err != nil {
 		return err
 	}
+	c.peer = theirs
+	auth, err := answerHello(mine, theirs, o)
+	switch {
+	case errors.Is(err, ErrAuth) && len(o.Token) == 0:
+		return c.decline("the client has no token", err)
+	case errors.Is(err, ErrAuth):
+		return c.decline("the token is not the client's", err)
+	case err != nil || auth == nil:
+		return err
+	}
+	return c.enc.Encode(auth)
+}
+
+// answerHello checks a server's Hello and returns what it wants as an answer, nil if it wants none.
+func answerHello(mine, theirs *Hello, o Options) (*Auth, error) {
 	if theirs.Version < MinVersion || theirs.Version > Version {
-		return fmt.Errorf("server chose version %d: %w", theirs.Version, ErrVersion)
+		return nil, fmt.Errorf("server chose version %d: %w", theirs.Version, ErrVersion)
 	}
 	if len(theirs.Nonce) != nonceSize {
-		return fmt.Errorf("hello without a nonce: %w", ErrMalformed)
+		return nil, fmt.Errorf("hello without a nonce: %w", ErrMalformed)
 	}
-	c.peer = theirs
 	if len(o.Token) > 0 {
 		// A server that cannot prove it is not the one we look for.
 		want := proof(o.Token, "server", mine.Nonce, theirs.Nonce)
 		if !theirs.Auth || !hmac.Equal(theirs.Proof, want) {
-			return c.decline("the token is not the client's", fmt.Errorf("server does not know the token: %w", ErrAuth))
+			return nil, fmt.Errorf("server does not know the token: %w", ErrAuth)
 		}
 	}
 	if !theirs.Auth {
-		return nil
+		return nil, nil
 	}
 	if len(o.Token) == 0 {
-		return c.decline("the client has no token", fmt.Errorf("server wants a token: %w", ErrAuth))
+		return nil, fmt.Errorf("server wants a token: %w", ErrAuth)
 	}
-	return c.enc.Encode(&Auth{Proof: proof(o.Token, "client", mine.Nonce, theirs.Nonce)})
+	return &Auth{Proof: proof(o.Token, "client", mine.Nonce, theirs.Nonce)}, nil
 }
 
 // decline tells a server, if it listens, why its client goes, and returns err.

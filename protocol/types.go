@@ -61,6 +61,10 @@ const (
 	TypeError      Type = 10
 	TypeInquire    Type = 11
 	TypeStatus     Type = 12
+	TypeAttach     Type = 13
+	TypeCalls      Type = 14
+	TypeResults    Type = 15
+	TypeHail       Type = 16
 )
 
 // The capabilities.

@@ -61,6 +61,9 @@ func (l *Local) Close() {
 // Later implements notify.Performer: it performs c at once.
 func (l *Local) Later(c *notify.Call) error { return l.Do(c) }
 
+// Flush implements notify.Performer: nothing is ever put off.
+func (l *Local) Flush() error { return nil }
+
 // Do implements notify.Performer.
 func (l *Local) Do(c *notify.Call) error {
 	if c.Op == notify.CallClose {
@@ -104,7 +107,11 @@ func (l *Local) Do(c *notify.Call) error {
 	case notify.CallTouch:
 		return touch(dir, c)
 	case notify.CallStat:
-		return stat(dir, c)
+		stat(dir, c)
+		return nil
+	case notify.CallAsk:
+		ask(dir, c)
+		return nil
 	}
 	return fmt.Errorf("%s: %w", c.Op, ErrBadCall)
 }
@@ -178,9 +185,18 @@ func touch(dir int, c *notify.Call) error {
 	return unix.UtimesNanoAt(dir, c.Name, ts[:], at(c))
 }
 
-func stat(dir int, c *notify.Call) error {
+func stat(dir int, c *notify.Call) {
 	var st unix.Statx_t
-	return unix.Statx(dir, c.Name, at(c)|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
+	// What is not there has no attributes to be fresh.
+	_ = unix.Statx(dir, c.Name, at(c)|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
+}
+
+// ask makes the kernel look a name up although it has it cached: it does so before it makes
+// something (LOOKUP_EXCL). The file system never lets this directory be made.
+func ask(dir int, c *notify.Call) {
+	if unix.Mkdirat(dir, c.Name, 0) == nil {
+		_ = unix.Unlinkat(dir, c.Name, unix.AT_REMOVEDIR)
+	}
 }
 
 // at returns the AT_ flags of a call about Dir/Name, or about Dir itself.

@@ -26,6 +26,8 @@ type dirCache struct {
 	byID    map[uint64]*list.Element
 	// fresh are the directories that may not have been opened yet, because the performer puts calls off.
 	fresh []uint64
+	// waits says that something was put off.
+	waits bool
 	// free and next are the slots that can be used.
 	free []notify.Slot
 	next notify.Slot
@@ -71,7 +73,13 @@ func (c *dirCache) stop() {
 // perform performs call, which ends what was put off.
 func (c *dirCache) perform(call notify.Call) error {
 	c.call = call
-	err := c.do.Do(&c.call)
+	return c.performed(c.do.Do(&c.call))
+}
+
+// performed takes note that nothing is put off any more.
+func (c *dirCache) performed(err error) error {
+	c.waits = false
+	c.fs.aside.reset()
 	if err != nil {
 		var earlier *notify.EarlierError
 		if errors.As(err, &earlier) {
@@ -82,6 +90,21 @@ func (c *dirCache) perform(call notify.Call) error {
 	}
 	c.fresh = c.fresh[:0]
 	return err
+}
+
+// later has call performed before the next one, if not at once.
+func (c *dirCache) later(call notify.Call) error {
+	c.call = call
+	c.waits = true
+	return c.do.Later(&c.call)
+}
+
+// flush performs what was put off.
+func (c *dirCache) flush() error {
+	if !c.started() || !c.waits && len(c.fresh) == 0 {
+		return nil
+	}
+	return c.performed(c.do.Flush())
 }
 
 // slot returns one that nothing uses.
@@ -101,9 +124,8 @@ func (c *dirCache) unused(s notify.Slot) { c.free = append(c.free, s) }
 
 // close closes a slot and gives it back.
 func (c *dirCache) close(s notify.Slot) {
-	c.call = notify.Call{Op: notify.CallClose, Slot: s}
 	// Whoever is not there any more has closed it.
-	_ = c.do.Later(&c.call)
+	_ = c.later(notify.Call{Op: notify.CallClose, Slot: s})
 	c.unused(s)
 }
 
@@ -151,6 +173,15 @@ func (c *dirCache) open(id uint64) (notify.Slot, error) {
 		c.drop(c.lru.Back().Value.(*openDir).id)
 	}
 	return s, nil
+}
+
+// forget takes everything for closed: who had it open is gone.
+func (c *dirCache) forget() {
+	c.lru.Init()
+	clear(c.byID)
+	c.fresh, c.free, c.next = c.fresh[:0], c.free[:0], notify.SlotFree
+	c.waits, c.do = false, nil
+	c.fs.aside.reset()
 }
 
 func (c *dirCache) drop(id uint64) {

@@ -29,11 +29,15 @@ func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call fun
 		r.fs.cur.Store(s)
 		err = call(s)
 		r.fs.cur.Store(nil)
-		done := s.finished()
+		done := s.end()
 		r.settle(s)
-		if err == nil && done {
+		r.detached = r.detached || errors.Is(err, notify.ErrDetached)
+		if (err == nil || r.detached) && done {
 			r.stats.Replayed.Add(1)
 			return true
+		}
+		if r.detached {
+			return false
 		}
 		if err == nil {
 			err = errMismatch
@@ -118,9 +122,13 @@ func (r *Replayer) expire(parent uint64, name string) {
 	}
 }
 
-// fresh drops what the guest has cached of n before its watchers are told.
-func (r *Replayer) fresh(n *vnode, op notify.Op) {
+// fresh drops what the guest has cached of n, which sd names, before its watchers are told.
+func (r *Replayer) fresh(sd *side, n *vnode, op notify.Op) {
 	if n == nil || n.isGhost() || r.found.dropped(n.id, op) {
+		return
+	}
+	if r.fs.mute.Load() {
+		r.freshen(sd, n, op)
 		return
 	}
 	switch op {
@@ -185,6 +193,10 @@ func (r *Replayer) cohere(ev *notify.Event) {
 // where the process's descriptors are.
 func (r *Replayer) refused(err error) {
 	if err == nil || errors.Is(err, fusenotify.ErrNotCached) {
+		return
+	}
+	if errors.Is(err, notify.ErrDetached) {
+		r.detached = true
 		return
 	}
 	r.stats.setLast("notification: " + err.Error())

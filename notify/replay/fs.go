@@ -23,6 +23,14 @@ type FS struct {
 	sync    atomic.Pointer[func(context.Context) error]
 	// describe answers for StatusAttr.
 	describe atomic.Pointer[func() []byte]
+
+	// mute says that the guest's kernel takes no notifications, and aside what replaces some of them.
+	mute  atomic.Bool
+	aside asideTable
+	// leased limits how long answers may be cached while nobody replays; 0 is no limit.
+	leased atomic.Int64
+	// learn says that whoever looks the staging directory up is the replayer.
+	learn atomic.Bool
 }
 
 var _ fuse.RawFileSystem = (*FS)(nil)
@@ -46,6 +54,7 @@ func (f *FS) Known() int { return f.view.len() }
 // Lookup, as READDIRPLUS does: it raised the lookup count by one.
 func (f *FS) Entry(parent uint64, name string, out *fuse.EntryOut) {
 	f.cool(parent, name, out)
+	f.limitEntry(out)
 	f.view.told(parent, name, out, true, false)
 }
 
@@ -69,7 +78,6 @@ func (f *FS) mine(h *fuse.InHeader) *step {
 		return nil
 	}
 	if s := f.cur.Load(); s != nil {
-		s.answered.Load()
 		return s
 	}
 	return &step{op: opIdle}
@@ -82,11 +90,16 @@ func (f *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *
 	if s := f.mine(h); s != nil {
 		return f.answerLookup(s, h.NodeId, name, out)
 	}
+	if h.NodeId == rootID && name == f.staging && f.learn.CompareAndSwap(true, false) {
+		f.tid.Store(h.Pid)
+		return f.answerLookup(&step{op: opIdle}, h.NodeId, name, out)
+	}
 	if ours(h.NodeId) || h.NodeId == rootID && name == f.staging {
 		return fuse.ENOENT
 	}
 	st := f.RawFileSystem.Lookup(cancel, h, name, out)
 	f.cool(h.NodeId, name, out)
+	f.limitEntry(out)
 	switch {
 	case st.Ok() && out.NodeId != 0:
 		f.view.told(h.NodeId, name, out, true, false)
@@ -112,6 +125,8 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	st := f.RawFileSystem.GetAttr(cancel, in, out)
 	if st.Ok() {
 		f.view.attr(in.NodeId, &out.Attr)
+		f.limitAttr(out)
+		f.mark(&in.InHeader, out)
 	} else if f.mine(&in.InHeader) != nil {
 		// The kernel checks permissions of a directory that is gone on the host, and
 		// whose last events are being replayed.
@@ -131,6 +146,7 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 	}
 	st := f.RawFileSystem.SetAttr(cancel, in, out)
 	if st.Ok() {
+		f.limitAttr(out)
 		f.view.attr(in.NodeId, &out.Attr)
 	}
 	return st
@@ -139,6 +155,7 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 // made records the answer to a create operation of the guest.
 func (f *FS) made(parent uint64, name string, out *fuse.EntryOut, st fuse.Status) fuse.Status {
 	if st.Ok() {
+		f.limitEntry(out)
 		f.view.mu.Lock()
 		f.view.toldLocked(parent, name, out, false, false)
 		f.view.marks.put(parent, name, true)
@@ -161,6 +178,9 @@ func (f *FS) Mknod(cancel <-chan struct{}, in *fuse.MknodIn, name string, out *f
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	if s := f.mine(&in.InHeader); s != nil {
+		if in.Mode&0o7777 == 0 && f.mute.Load() {
+			return fuse.Status(syscall.EEXIST) // a CallAsk, which has had its answer
+		}
 		return f.answerMake(s, in.NodeId, name, unix.S_IFDIR, out)
 	}
 	if ours(in.NodeId) {
@@ -184,6 +204,8 @@ func (f *FS) Symlink(cancel <-chan struct{}, h *fuse.InHeader, target, name stri
 func (f *FS) Link(cancel <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	if s := f.mine(&in.InHeader); s != nil {
 		if s.made == nil || in.Oldnodeid != s.made.NodeId {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			return f.refuse(s, "link")
 		}
 		return f.answerMake(s, in.NodeId, name, s.made.Attr.Mode&unix.S_IFMT, out)
@@ -273,7 +295,11 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 		return fuse.Status(syscall.ESTALE)
 	}
 	f.view.opened(in.NodeId)
-	return f.RawFileSystem.Open(cancel, in, out)
+	st := f.RawFileSystem.Open(cancel, in, out)
+	if f.leased.Load() != 0 {
+		out.OpenFlags &^= fuse.FOPEN_KEEP_CACHE
+	}
+	return st
 }
 
 // Read implements fuse.RawFileSystem.

@@ -52,7 +52,11 @@ func (f *FS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOu
 // Statx implements fuse.RawFileSystem.
 func (f *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	if !ours(in.NodeId) {
-		return f.RawFileSystem.Statx(cancel, in, out)
+		st := f.RawFileSystem.Statx(cancel, in, out)
+		if f.leased.Load() != 0 {
+			out.AttrValid, out.AttrValidNsec = 0, 0
+		}
+		return st
 	}
 	var a fuse.Attr
 	st := f.ghostAttr(in.NodeId, &a)

@@ -126,14 +126,21 @@ func (s *servant) add(do func()) int {
 	return len(s.jobs)
 }
 
-// run has do done and waits for it.
+// run has do done and waits for it. A servant that is nil is not needed.
 func (s *servant) run(do func()) {
+	if s == nil {
+		do()
+		return
+	}
 	s.add(do)
 	s.await()
 }
 
 // await waits until all that was put is done.
 func (s *servant) await() {
+	if s == nil {
+		return
+	}
 	if s.served.Load() == s.put {
 		return
 	}
@@ -148,6 +155,10 @@ func (s *servant) await() {
 
 // post has do done at the latest with the next job that is waited for, or at flush.
 func (s *servant) post(do func()) {
+	if s == nil {
+		do()
+		return
+	}
 	if s.add(do) >= maxPosted {
 		s.await()
 	}
@@ -155,6 +166,9 @@ func (s *servant) post(do func()) {
 
 // flush has the servant do what was posted.
 func (s *servant) flush() {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.jobs) > 0 && s.sleeps {
@@ -165,6 +179,9 @@ func (s *servant) flush() {
 
 // stop ends the servant when all jobs are done. Nothing may be put any more.
 func (s *servant) stop() {
+	if s == nil {
+		return
+	}
 	s.mu.Lock()
 	s.quit = true
 	s.sleeps = false

@@ -40,6 +40,12 @@ func (o *openFiles) take(id uint64) (notify.Slot, bool) {
 	return s, true
 }
 
+// forget takes every file for closed.
+func (o *openFiles) forget() {
+	clear(o.byNode)
+	o.total = 0
+}
+
 // open performs OPEN, CLOSE_NOWRITE and CLOSE_WRITE. Only regular files and directories
 // are opened: in the guest a fifo or a device is another one than on the host.
 //
@@ -70,7 +76,7 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 			probe = r.target(p, name, ev)
 		}
 		s := &step{op: opOpen, src: probe}
-		r.fresh(s.src.node, ev.Op)
+		r.fresh(&s.src, s.src.node, ev.Op)
 		// A directory is opened without a request.
 		s.done = node.isDir() || r.fs.noOpen
 		return s

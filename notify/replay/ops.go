@@ -335,7 +335,7 @@ func (r *Replayer) setattr(p uint64, name string, ev *notify.Event) {
 		} else {
 			s.src = r.target(p, name, ev)
 		}
-		r.fresh(s.src.node, ev.Op)
+		r.fresh(&s.src, s.src.node, ev.Op)
 		return s
 	}, func(s *step) error {
 		if s.src.name == "" {
@@ -353,8 +353,9 @@ func (r *Replayer) setattr(p uint64, name string, ev *notify.Event) {
 func (r *Replayer) onInode(n *vnode, op notify.Op) {
 	ev := &notify.Event{Op: op, Name: stageLink, IsDir: n.isDir()}
 	set := func() *step {
-		r.fresh(n, op)
-		return &step{op: opSetattr, src: side{parent: stagingID, name: stageLink, node: n}}
+		s := &step{op: opSetattr, src: side{parent: stagingID, name: stageLink, node: n}}
+		r.fresh(&s.src, n, op)
+		return s
 	}
 	switch op {
 	case notify.OpModify, notify.OpAttrib, notify.OpAccess:
@@ -364,8 +365,9 @@ func (r *Replayer) onInode(n *vnode, op notify.Op) {
 	case notify.OpCloseWrite:
 		if n.isReg() {
 			r.run(ev, func(int) *step {
-				r.fresh(n, op)
-				return &step{op: opOpen, src: side{parent: stagingID, name: stageLink, node: n}}
+				s := &step{op: opOpen, src: side{parent: stagingID, name: stageLink, node: n}}
+				r.fresh(&s.src, n, op)
+				return s
 			}, func(s *step) error {
 				return r.dirs.perform(notify.Call{Op: notify.CallOpen, Dir: r.dirs.staging, Name: stageLink, Mode: unix.O_WRONLY})
 			})

@@ -21,7 +21,19 @@ type queue struct {
 	waiters []waiter
 	idle    bool
 	closed  bool
+	// poked makes take return although there is nothing.
+	poked bool
+
+	// lossy says that put gives everything up instead of waiting for room: who takes from
+	// the queue is not trusted to. away says that nobody does at present.
+	lossy, away bool
+	// lost says that something was given up, since is when the first of it happened.
+	lost  bool
+	since time.Time
 }
+
+// awayLimit is how many events wait for an agent that is not there.
+const awayLimit = 1 << 14
 
 // waiter is told nil when everything put before it is done, or why that will not be.
 type waiter chan error
@@ -41,12 +53,12 @@ func tell(waiters []waiter, err error) {
 	}
 }
 
-func newQueue(limit int) (*queue, error) {
+func newQueue(limit int, lossy bool) (*queue, error) {
 	b, err := newBell()
 	if err != nil {
 		return nil, err
 	}
-	q := &queue{limit: limit, ready: b}
+	q := &queue{limit: limit, ready: b, lossy: lossy}
 	q.room = sync.NewCond(&q.mu)
 	return q, nil
 }
@@ -60,10 +72,18 @@ func (q *queue) wakeLocked() {
 }
 
 // put appends copies of events and of what was found about them; drained says that the source has read
-// its queue to the end.
+// its queue to the end. A lossy queue returns notify.ErrOverflow when it begins to keep nothing.
 func (q *queue) put(events []notify.Event, found []finding, drained bool) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.lossy && len(events) > 0 {
+		if q.lost {
+			return nil
+		}
+		if !q.makeRoomLocked(events) {
+			return notify.ErrOverflow
+		}
+	}
 	for len(q.events) >= q.limit && !q.closed {
 		q.room.Wait()
 	}
@@ -81,6 +101,60 @@ func (q *queue) put(events []notify.Event, found []finding, drained bool) error 
 	q.idle = q.idle || drained
 	q.wakeLocked()
 	return nil
+}
+
+// makeRoomLocked gives up what is in the queue if events do not fit. Then, and until recover, nothing is put.
+func (q *queue) makeRoomLocked(events []notify.Event) bool {
+	limit := q.limit
+	if q.away {
+		limit = min(limit, awayLimit)
+	}
+	if len(q.events)+len(events) <= limit {
+		return true
+	}
+	q.lost, q.since = true, events[0].Time
+	if len(q.events) > 0 {
+		q.since = q.events[0].Time
+	}
+	q.events = nil
+	q.wakeLocked()
+	return false
+}
+
+// leave says whether nobody takes from the queue for now.
+func (q *queue) leave(away bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.away = away
+	if away {
+		q.disappointLocked()
+	}
+}
+
+// recover reports whether something was given up, and from when on. From here on events are kept again.
+func (q *queue) recover() (since time.Time, lost bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	since, lost = q.since, q.lost
+	q.lost = false
+	return since, lost
+}
+
+// putBack puts events in front of the others.
+func (q *queue) putBack(events []notify.Event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.lost && len(events) > 0 {
+		q.events = append(append(make([]notify.Event, 0, len(events)+len(q.events)), events...), q.events...)
+	}
+}
+
+// poke makes take return.
+func (q *queue) poke() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.poked = true
+	q.wakeLocked()
 }
 
 // wait registers somebody who waits until everything put so far is done.
@@ -109,7 +183,7 @@ type taken struct {
 func (q *queue) take(spare []notify.Event, timeout time.Duration) (taken, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for waited := false; len(q.events) == 0 && len(q.waiters) == 0 && !q.idle && !q.closed; waited = true {
+	for waited := false; len(q.events) == 0 && len(q.waiters) == 0 && !q.idle && !q.closed && !q.poked && !q.lost; waited = true {
 		if waited && timeout > 0 {
 			break
 		}
@@ -123,6 +197,7 @@ func (q *queue) take(spare []notify.Event, timeout time.Duration) (taken, bool) 
 		q.disappointLocked()
 		return taken{}, false
 	}
+	q.poked = false
 	t := taken{q.events, q.found, q.waiters, q.idle}
 	q.events, q.found, q.waiters, q.idle = spare[:0], nil, nil, false
 	q.room.Broadcast()

@@ -12,7 +12,7 @@ import (
 
 func newTestQueue(t testing.TB, limit int) *queue {
 	t.Helper()
-	q, err := newQueue(limit)
+	q, err := newQueue(limit, false)
 	if err != nil {
 		t.Fatal(err)
 	}

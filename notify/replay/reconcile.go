@@ -140,6 +140,11 @@ func (c *reconciler) reconcile(r *Replayer) {
 		d.dir(r, id)
 	}
 	n := c.tell(r, &d)
+	if r.detached {
+		// For the next agent to do.
+		c.lost, c.at = true, time.Now()
+		return
+	}
 	r.log.Info("comparison done", slog.Int("events", n), slog.Duration("took", time.Since(started)))
 }
 
@@ -152,6 +157,9 @@ func (c *reconciler) tell(r *Replayer, d *diff) int {
 	c.toldAt = time.Now()
 	for i := range events {
 		ev := &events[i]
+		if r.detached {
+			break
+		}
 		r.stats.Reconciled.Add(1)
 		r.replay(ev)
 		c.mark(r, ev.Dir, ev.Name, map[notify.Op]notify.Op{

@@ -19,7 +19,7 @@ import (
 // source had to read.
 const drainedBatch = 1 << 14
 
-// Config says what a Replayer works on. FS, Tree, Notify, Source and one of Root
+// Config says what a Replayer works on. FS, Tree, Source, and Agents or else Notify and one of Root
 // and OpenRoot are required.
 type Config struct {
 	FS     *FS
@@ -32,6 +32,12 @@ type Config struct {
 	// OpenRoot, used if Root is zero, opens the visible mount's root. The replayer closes it
 	// whenever it has nothing to do, so that the mount is not kept busy.
 	OpenRoot func() (int, error)
+	// Agents, if not nil, perform the replay in a kernel that takes no notifications. Root,
+	// OpenRoot and Notify are not used then, and events that wait for an agent too long are given up
+	// for a comparison.
+	Agents Agents
+	// AbsentCache is how long the guest may cache answers while there is no agent; zero is a second.
+	AbsentCache time.Duration
 	// Mask is what is delivered; the rest only drops caches. Zero means notify.DefaultMask.
 	Mask notify.Mask
 	// QueueLimit bounds the events that wait; zero means 262144. When it is
@@ -71,6 +77,9 @@ type Replayer struct {
 	found scouts
 	held  holding
 
+	// detached says that the agent is gone.
+	detached bool
+
 	staged uint64
 	// doubt says that resolveDoubt has something to do.
 	doubt bool
@@ -100,7 +109,10 @@ func New(cfg Config) (*Replayer, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	q, err := newQueue(cfg.QueueLimit)
+	if cfg.AbsentCache == 0 {
+		cfg.AbsentCache = time.Second
+	}
+	q, err := newQueue(cfg.QueueLimit, cfg.Agents != nil)
 	if err != nil {
 		return nil, fmt.Errorf("replay: %w", err)
 	}
@@ -110,28 +122,45 @@ func New(cfg Config) (*Replayer, error) {
 		dirs: newDirCache(cfg.FS), started: make(chan struct{}),
 	}
 	r.hints, _ = cfg.Tree.(hinted)
+	if cfg.Agents != nil {
+		r.cfg.Notify = asker{r}
+	}
 	r.links.init()
 	r.opens.init()
 	r.drainedAt = time.Now()
+	if cfg.Agents == nil {
+		r.allowSync()
+	}
+	return r, nil
+}
+
+// allowSync lets the guest wait until everything is told.
+func (r *Replayer) allowSync() {
 	sync := r.Sync
 	r.fs.sync.Store(&sync)
-	return r, nil
 }
 
 // Run reads the source and replays until ctx ends, the source ends or the mount is
 // gone. It needs the file system to be served meanwhile.
 func (r *Replayer) Run(ctx context.Context) error {
-	serve, err := newServant()
-	if err != nil {
-		r.q.abandon()
-		r.fs.sync.Store(nil)
-		r.q.ready.close()
-		return fmt.Errorf("replay: %w", err)
+	r.far = &remote{Tree: r.cfg.Tree, raw: r.fs.RawFileSystem, notify: r.cfg.Notify, files: r.cfg.Files, failed: r.refused}
+	replay := func() error { return sys.OwnThread(r.thread) }
+	if r.cfg.Agents == nil {
+		serve, err := newServant()
+		if err != nil {
+			r.q.abandon()
+			r.fs.sync.Store(nil)
+			r.q.ready.close()
+			return fmt.Errorf("replay: %w", err)
+		}
+		r.far.serve, r.log = serve, slog.New(remoteLog{r.cfg.Logger.Handler(), serve})
 	}
-	r.far = &remote{Tree: r.cfg.Tree, serve: serve, raw: r.fs.RawFileSystem, notify: r.cfg.Notify, files: r.cfg.Files, failed: r.refused}
-	r.tree, r.log = r.far, slog.New(remoteLog{r.cfg.Logger.Handler(), serve})
+	r.tree = r.far
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if r.cfg.Agents != nil {
+		replay = func() error { return r.withAgents(ctx) }
+	}
 	stop := context.AfterFunc(ctx, r.q.close)
 	defer stop()
 	if r.cfg.Bounded {
@@ -145,13 +174,16 @@ func (r *Replayer) Run(ctx context.Context) error {
 	go func() {
 		err := r.cfg.Source.Run(ctx, r.emit)
 		r.q.close()
+		if r.cfg.Agents != nil {
+			cancel() // nobody may be taking from the queue
+		}
 		sourceErr <- err
 	}()
 	replayErr := make(chan error, 1)
-	go func() { replayErr <- sys.OwnThread(r.thread) }()
-	err = <-replayErr
+	go func() { replayErr <- replay() }()
+	err := <-replayErr
 	r.q.abandon()
-	serve.stop()
+	r.far.serve.stop()
 	cancel()
 	r.cfg.Source.Close()
 	if serr := <-sourceErr; serr != nil && err == nil && !errors.Is(serr, notify.ErrClosed) {
@@ -217,8 +249,15 @@ func (r *Replayer) emit(events []notify.Event) {
 			r.drainedAt = events[len(events)-1].Time
 		}
 	}
-	r.stats.Backlog.Add(int64(len(kept)))
-	r.q.put(kept, r.scoutBatch(kept), drained)
+	if r.cfg.Agents != nil {
+		if errors.Is(r.q.put(kept, nil, drained), notify.ErrOverflow) {
+			r.view.quiet(true)
+		}
+		r.stats.Backlog.Store(int64(r.q.len()))
+	} else {
+		r.stats.Backlog.Add(int64(len(kept)))
+		r.q.put(kept, r.scoutBatch(kept), drained)
+	}
 	clear(kept)
 	r.emitKept = kept
 }
@@ -368,24 +407,34 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 			continue
 		}
 		r.found.now = -1
-		if r.recon.swallow(r, ev) {
-			continue
-		}
-		if remote {
+		swallowed, before := r.recon.swallow(r, ev), r.stats.Replayed.Load()
+		if !swallowed && remote {
 			r.settled(ev)
 			if ev.Remote.Found {
 				// We may know already, or better.
 				r.recon.verify(r, ev)
-				continue
+				swallowed = true
 			}
 		}
-		r.scout(t.events, i)
-		if r.held.slot == notify.SlotNone {
-			r.hold(t.events, i)
+		if !swallowed && !r.detached {
+			r.scout(t.events, i)
+			if r.held.slot == notify.SlotNone {
+				r.hold(t.events, i)
+			}
+			r.replay(ev)
+			if r.held.slot == notify.SlotNone {
+				r.held.at = 0
+			}
 		}
-		r.replay(ev)
-		if r.held.slot == notify.SlotNone {
-			r.held.at = 0
+		if r.detached {
+			if swallowed || r.stats.Replayed.Load() != before {
+				i++ // it was told
+			}
+			r.putBack(t, i)
+			return notify.ErrDetached
+		}
+		if swallowed {
+			continue
 		}
 		if len(t.events) > burst && (r.ahead.doubtful(ev) || remote && !r.cfg.Resolver.Exact()) {
 			r.recon.check(r, ev)
@@ -398,6 +447,10 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 	r.recon.pause(r, t.idle, len(t.waiters) > 0)
 	if t.idle || len(t.waiters) > 0 {
 		r.resolveDoubt()
+	}
+	r.refused(r.dirs.flush())
+	if r.detached {
+		return notify.ErrDetached
 	}
 	return nil
 }

@@ -72,6 +72,12 @@ func (c *reconciler) settle(r *Replayer, all bool) {
 				r.settleName(k)
 			}
 		})
+		if r.detached {
+			for _, k := range part {
+				c.checks[k] = struct{}{}
+			}
+			return
+		}
 		if !all && r.q.len() > 0 {
 			return
 		}
@@ -125,7 +131,9 @@ func (c *reconciler) bury(r *Replayer) {
 		}
 		r.linkCount(n)
 	}
-	clear(c.dead)
+	if !r.detached {
+		clear(c.dead)
+	}
 }
 
 // compare looks at the names that are to be verified.
@@ -151,6 +159,11 @@ func (c *reconciler) compare(r *Replayer, sync bool) {
 		return
 	}
 	c.tell(r, &d)
+	if r.detached {
+		for _, k := range keys {
+			c.names[k] = struct{}{}
+		}
+	}
 }
 
 // catchUp bounds the wait for a source that is to read its queue. One that takes longer has something

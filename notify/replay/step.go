@@ -4,7 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"sync/atomic"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -57,15 +57,26 @@ type step struct {
 	// asked marks sides that were looked up, done that the operation itself was
 	// answered, and mismatch that it named other nodes than the step's.
 	srcAsked, dstAsked, done, mismatch bool
-	// answered counts the requests that were answered. Go does not see that the kernel
-	// orders handlers and replayer: adding to it after an answer, and loading it, says so.
-	answered atomic.Uint32
+	// ended refuses what comes after the call has returned.
+	ended bool
+	// mu guards what handlers write: the kernel of a guest that cannot be trusted sends
+	// several requests of one call at a time, and late ones. The replayer reads it after finished or end.
+	mu sync.Mutex
 }
 
 // finished reports whether the operation was answered. After it, the replayer sees
 // what the handlers wrote.
 func (s *step) finished() bool {
-	s.answered.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done
+}
+
+// end is finished for the last time: no handler touches the step any more.
+func (s *step) end() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
 	return s.done
 }
 
@@ -89,7 +100,6 @@ func stagingName() string {
 
 // refuse answers a request that no step expects.
 func (f *FS) refuse(s *step, what string) fuse.Status {
-	defer s.answered.Add(1)
 	s.mismatch = true
 	f.stats.Unexpected.Add(1)
 	f.stats.setLast("unexpected " + what + " in step " + s.op.String())
@@ -114,7 +124,8 @@ func (s *step) match(parent uint64, name string) *side {
 
 // answerLookup answers a LOOKUP of the replayer from the state before the event.
 func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOut) fuse.Status {
-	defer s.answered.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if parent == rootID && name == f.staging {
 		n := f.view.node(stagingID)
 		*out = fuse.EntryOut{NodeId: stagingID}
@@ -122,7 +133,16 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 		f.view.told(0, "", out, false, false)
 		return fuse.OK
 	}
-	sd := s.match(parent, name)
+	if parent == stagingID {
+		if n := f.aside.node(name); n != nil {
+			f.answerAside(n, out)
+			return fuse.OK
+		}
+	}
+	var sd *side
+	if !s.ended {
+		sd = s.match(parent, name)
+	}
 	if sd == nil {
 		// The way to a directory: what the guest knows by this name.
 		n, _ := f.view.lookup(parent, name)
@@ -175,8 +195,9 @@ func (f *FS) fill(n *vnode, out *fuse.Attr) {
 }
 
 func (f *FS) answerSetAttr(s *step, nodeid uint64, out *fuse.AttrOut) fuse.Status {
-	defer s.answered.Add(1)
-	if s.op != opSetattr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.op != opSetattr || s.ended || s.done {
 		return f.refuse(s, "setattr")
 	}
 	if s.src.node == nil || s.src.node.id != nodeid {
@@ -198,8 +219,9 @@ func (f *FS) answerSetAttr(s *step, nodeid uint64, out *fuse.AttrOut) fuse.Statu
 }
 
 func (f *FS) answerMake(s *step, parent uint64, name string, mode uint32, out *fuse.EntryOut) fuse.Status {
-	defer s.answered.Add(1)
-	if s.op != opMake || s.dst.parent != parent || s.dst.name != name || s.made == nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.op != opMake || s.ended || s.done || s.dst.parent != parent || s.dst.name != name || s.made == nil {
 		return f.refuse(s, "create")
 	}
 	if s.made.Attr.Mode&unix.S_IFMT != mode {
@@ -215,8 +237,9 @@ func (f *FS) answerMake(s *step, parent uint64, name string, mode uint32, out *f
 }
 
 func (f *FS) answerRemove(s *step, parent uint64, name string) fuse.Status {
-	defer s.answered.Add(1)
-	if s.op != opRemove || s.src.parent != parent || s.src.name != name {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.op != opRemove || s.ended || s.done || s.src.parent != parent || s.src.name != name {
 		return f.refuse(s, "unlink")
 	}
 	s.done = true
@@ -225,8 +248,9 @@ func (f *FS) answerRemove(s *step, parent uint64, name string) fuse.Status {
 }
 
 func (f *FS) answerRename(s *step, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	defer s.answered.Add(1)
-	if s.op != opMove || s.src.parent != in.NodeId || s.src.name != oldName ||
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.op != opMove || s.ended || s.done || s.src.parent != in.NodeId || s.src.name != oldName ||
 		s.dst.parent != in.Newdir || s.dst.name != newName {
 		return f.refuse(s, "rename")
 	}
@@ -236,13 +260,14 @@ func (f *FS) answerRename(s *step, in *fuse.RenameIn, oldName, newName string) f
 }
 
 func (f *FS) answerOpen(s *step, nodeid uint64, out *fuse.OpenOut) fuse.Status {
-	defer s.answered.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.open && s.used && s.made.NodeId == nodeid {
 		// A kernel that was once refused CREATE makes the file and opens it after.
 		*out = dummyOpen()
 		return fuse.OK
 	}
-	if s.op != opOpen {
+	if s.op != opOpen || s.ended || s.done {
 		return f.refuse(s, "open")
 	}
 	if s.src.node == nil || s.src.node.id != nodeid {
@@ -254,5 +279,9 @@ func (f *FS) answerOpen(s *step, nodeid uint64, out *fuse.OpenOut) fuse.Status {
 		return fuse.ENOSYS
 	}
 	*out = dummyOpen()
+	if f.mute.Load() {
+		// The one way to drop pages besides a change of the attributes.
+		out.OpenFlags &^= fuse.FOPEN_KEEP_CACHE
+	}
 	return fuse.OK
 }

@@ -66,7 +66,11 @@ type view struct {
 	mu        sync.Mutex
 	nodes     map[uint64]*vnode
 	ghostLast uint64
-	marks     tombstones
+	// ghostCount is how many of nodes are ghosts.
+	ghostCount int
+	// deaf says that no event will come for what a guest process looks up early.
+	deaf  bool
+	marks tombstones
 	// onDir, if set, is called with each directory that becomes known. It must not block.
 	onDir func(id uint64)
 	// listing is the directory that is being listed for onDir, and ended are the names whose end was
@@ -95,6 +99,9 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 	if n == nil {
 		n = &vnode{id: out.NodeId, gen: out.Generation}
 		v.nodes[out.NodeId] = n
+		if n.isGhost() {
+			v.ghostCount++
+		}
 	}
 	n.count++
 	if extra {
@@ -128,7 +135,7 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 	}
 	if d.node != nil {
 		v.dropEdge(d.node, p, name)
-		if early && d.shadow == nil {
+		if early && d.shadow == nil && !v.deaf {
 			d.shadow = d.node
 		}
 	}
@@ -164,7 +171,7 @@ func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
 	if n != nil {
 		v.dropEdge(n, p, name)
 	}
-	if early && d.shadow == nil {
+	if early && d.shadow == nil && !v.deaf {
 		d.shadow = n
 	}
 	d.node = nil
@@ -279,7 +286,7 @@ func (v *view) forget(nodeid, nlookup uint64) uint64 {
 		n.count -= nlookup
 		return nlookup - own
 	}
-	delete(v.nodes, nodeid)
+	v.deleteLocked(n)
 	for _, e := range n.names {
 		if d := e.parent.children[e.name]; d != nil && d.node == n {
 			d.node = nil
@@ -311,7 +318,18 @@ func (v *view) ghost(isDir bool) *vnode {
 		n.mode, n.nlink = unix.S_IFDIR, 2
 	}
 	v.nodes[n.id] = n
+	v.ghostCount++
 	return n
+}
+
+func (v *view) deleteLocked(n *vnode) {
+	if v.nodes[n.id] != n {
+		return
+	}
+	delete(v.nodes, n.id)
+	if n.isGhost() {
+		v.ghostCount--
+	}
 }
 
 // release drops a ghost that the kernel was never told of.
@@ -321,7 +339,7 @@ func (v *view) release(n *vnode) {
 	}
 	v.mu.Lock()
 	if n.count == 0 {
-		delete(v.nodes, n.id)
+		v.deleteLocked(n)
 	}
 	v.mu.Unlock()
 }
