@@ -49,7 +49,7 @@ type Options struct {
 	// MinBackoff and MaxBackoff bound the pause before another attempt; it doubles. 0
 	// is 50 milliseconds and one second.
 	MinBackoff, MaxBackoff time.Duration
-	// IdleTimeout is how long the host may be silent; 0 is 45 seconds. It pings every ten.
+	// IdleTimeout is how long the host may be silent; 0 is 20 seconds. It pings every five.
 	IdleTimeout time.Duration
 	// Attached, if not nil, is called each time that the host has taken us.
 	Attached func()
@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) error {
 		o.MaxBackoff = max(time.Second, o.MinBackoff)
 	}
 	if o.IdleTimeout <= 0 {
-		o.IdleTimeout = 45 * time.Second
+		o.IdleTimeout = 20 * time.Second
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -176,6 +176,10 @@ func (l *AgentLink) Accept(ctx context.Context, theirs *Hello) error {
 func (l *AgentLink) bounded(ctx context.Context, do func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, l.opts.HandshakeTimeout)
 	defer cancel()
+	// That of an earlier message may have passed.
+	if err := l.ch.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { _ = l.ch.SetDeadline(time.Unix(1, 0)) })
 	err := do()
 	if !stop() && err == nil {

@@ -50,3 +50,16 @@ func findMount(path string) (*mountinfo.Info, error) {
 	}
 	return m, nil
 }
+
+// mountTypeOf returns the type of what is mounted on path, "" if that is nothing.
+func mountTypeOf(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return ""
+	}
+	found, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(abs))
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	return found[len(found)-1].FSType
+}

@@ -49,6 +49,9 @@ func syncMount(ctx context.Context, path string, timeout time.Duration) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("sync %s: not caught up after %s", path, timeout)
 	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.ENOTSUP):
+		if mountTypeOf(path) == "virtiofs" {
+			return fmt.Errorf("sync %s: no agent (heraldfs agent %s) is connected to the host's heraldfs virtiofs --agent-listen", path, path)
+		}
 		if _, merr := findMount(path); merr != nil {
 			return fmt.Errorf("sync: %w", merr)
 		}

@@ -30,6 +30,7 @@ type virtiofsFlags struct {
 	socketGroup string
 	printCaps   bool
 	metrics     metricsFlag
+	agent       agentFlags
 	log         logFlags
 }
 
@@ -55,6 +56,12 @@ without most capabilities; a second process stays outside and waits for it.`,
     -object memory-backend-memfd,id=mem,size=2G,share=on -numa node,memdev=mem \
     -chardev socket,id=fs0,path=/run/vm1-src.sock \
     -device vhost-user-fs-pci,queue-size=1024,chardev=fs0,tag=src
+
+  # with the agent in the guest (heraldfs agent /mnt): host changes are heard there
+  heraldfs virtiofs --socket /run/vm1-src.sock --agent-listen unix:///run/vm1-agent.sock ./src
+  qemu-system-x86_64 ... -device virtio-serial-pci \
+    -chardev socket,id=agent0,path=/run/vm1-agent.sock,reconnect=1 \
+    -device virtserialport,chardev=agent0,name=org.heraldfs.agent.0
 
   # nothing else changes DIR: the guest may cache for long
   heraldfs virtiofs --socket /run/vm1.sock --cache always /srv/images`,
@@ -88,10 +95,11 @@ func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.socketGroup, "socket-group", "", "let this group connect, too: the socket becomes the group's, with mode 0660")
 	fs.BoolVar(&f.once, "once", false, "end when the virtual machine monitor has disconnected")
 	fs.BoolVar(&f.printCaps, "print-capabilities", false, "print what kind of vhost-user back-end this is, for management tools, and end")
-	fs.StringVar(&f.announce, "announce-submounts", "on", "show file systems mounted below DIR as mounts, with device numbers of their own: on or off")
+	fs.StringVar(&f.announce, "announce-submounts", "on", "show file systems mounted below DIR as mounts, with device numbers of their own: on or off;\noff with --agent-listen")
 	fs.Lookup("announce-submounts").NoOptDefVal = "on"
 	fs.IntVar(&f.maxNodes, "max-nodes", 0, "how many files the guest may know at a time; 0 is what fits into its memory, -1 no bound")
 	f.metrics.register(fs)
+	f.agent.register(fs)
 	f.log.register(fs)
 }
 

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/sandbox"
+	"github.com/heraldfs/heraldfs/server/agents"
 	"github.com/heraldfs/heraldfs/server/passthrough"
 	"github.com/heraldfs/heraldfs/server/virtiofs"
 )
@@ -55,6 +56,9 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 	defer closeLog()
 	opts, err := f.options(logger)
 	if err != nil {
+		return err
+	}
+	if err := f.checkAgent(); err != nil {
 		return err
 	}
 	if child != nil {
@@ -95,7 +99,11 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 	if f.sandbox == "" {
 		logger.Warn("the process is not confined", "why", why)
 	}
-	return f.serve(ctx, l, m, f.box(sandbox.None, src, logger), opts, systemd.ready, systemd.stopping)
+	agent, err := f.agent.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return f.serve(ctx, l, m, agent, f.box(sandbox.None, src, logger), opts, systemd.ready, systemd.stopping)
 }
 
 // confinement resolves --sandbox.
@@ -178,6 +186,15 @@ func (f *virtiofsFlags) supervise(mode sandbox.Mode, why string, l, m net.Listen
 		defer file.Close()
 		files = append(files, file)
 	}
+	if f.agent.listen != "" {
+		agent, end, err := f.agent.file(context.Background())
+		if err != nil {
+			return err
+		}
+		defer end()
+		defer agent.Close()
+		files = append(files, agent) // the last
+	}
 	told := func(err error) {
 		if err != nil {
 			log.Warn("the service manager was not told", "err", err)
@@ -198,22 +215,30 @@ func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child
 		return err
 	}
 	l.SetUnlinkOnClose(false)
+	more := child.Files[1:]
+	var agent *agentChannel
+	if f.agent.listen != "" && len(more) > 0 {
+		if agent, err = f.agent.open(ctx, more[len(more)-1]); err != nil {
+			return err
+		}
+		more = more[:len(more)-1]
+	}
 	var m net.Listener
-	if len(child.Files) > 1 {
-		m, err = net.FileListener(child.Files[1])
+	if len(more) > 0 {
+		m, err = net.FileListener(more[0])
 		if err != nil {
 			return fmt.Errorf("--metrics: %w", err)
 		}
-		child.Files[1].Close()
+		more[0].Close()
 		if ul, ok := m.(*net.UnixListener); ok {
 			ul.SetUnlinkOnClose(false)
 		}
 	}
-	return f.serve(ctx, l, m, box, opts, child.Ready, func() error { return nil })
+	return f.serve(ctx, l, m, agent, box, opts, child.Ready, func() error { return nil })
 }
 
-// serve confines this process and serves until it is told to end. m is for metrics, nil for none.
-func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Listener, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
+// serve confines this process and serves until it is told to end. m is for metrics, nil for none, and so is agent.
+func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Listener, agent *agentChannel, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	report := &virtiofsReport{started: time.Now(), src: box.Dir, socket: l.Addr().String()}
@@ -249,7 +274,20 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 		mount.EnableLocks = false
 		return session{fs, box.Logger}, &mount, nil
 	}
-	// Here what needs CAP_SYS_ADMIN is opened.
+	var share *agents.Share
+	if agent != nil {
+		if share, err = f.share(dir, agent, box.Logger); err != nil {
+			return err
+		}
+		newFS = func(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
+			report.broken.Store(nil)
+			fs, mount, err := share.NewFS(f.forGuest(opts, g))
+			if err == nil {
+				mount.EnableLocks = false // as above
+			}
+			return fs, mount, err
+		}
+	}
 	if err := sandbox.Seal(box, dir); err != nil {
 		return fmt.Errorf("--sandbox: %w", err)
 	}
@@ -266,7 +304,7 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 	if err := ready(); err != nil {
 		return fmt.Errorf("tell that we are ready: %w", err)
 	}
-	err = s.Serve(ctx, newFS)
+	err = serveShare(ctx, s, newFS, share)
 	return errors.Join(err, stopping())
 }
 
@@ -283,7 +321,8 @@ const (
 
 // forGuest fits opts to the guest that mounts.
 func (f *virtiofsFlags) forGuest(opts passthrough.Options, g virtiofs.Guest) passthrough.Options {
-	opts.AnnounceSubmounts = f.announce == "on" && g.InitFlags&fuse.CAP_SUBMOUNTS != 0
+	// The agent does not reach what a guest mounts by itself: there, a mount below is a part of the one file system.
+	opts.AnnounceSubmounts = f.announce == "on" && f.agent.listen == "" && g.InitFlags&fuse.CAP_SUBMOUNTS != 0
 	switch {
 	case f.maxNodes > 0:
 		opts.NodeLimit = func() int { return f.maxNodes }

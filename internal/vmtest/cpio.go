@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 )
 
 // cpioWriter writes the kernel's initramfs format: cpio "newc", a header of
@@ -55,8 +56,17 @@ func writeInitramfs(path string, busybox, guestd string, files map[string]string
 	}
 	defer f.Close()
 	c := &cpioWriter{w: f}
+	made := map[string]bool{".": true}
+	var mkdir func(dir string)
+	mkdir = func(dir string) {
+		if !made[dir] {
+			made[dir] = true
+			mkdir(filepath.Dir(dir))
+			c.add(dir, modeDir, [2]int{}, nil)
+		}
+	}
 	for _, dir := range []string{"bin", "dev", "proc", "sys", "tmp", "mnt", "lib"} {
-		c.add(dir, modeDir, [2]int{}, nil)
+		mkdir(dir)
 	}
 	// Until devtmpfs is mounted init's output has nowhere else to go.
 	c.add("dev/console", modeChar, [2]int{5, 1}, nil)
@@ -69,6 +79,7 @@ func writeInitramfs(path string, busybox, guestd string, files map[string]string
 		if err != nil {
 			return err
 		}
+		mkdir(filepath.Dir(name))
 		c.add(name, modeFile, [2]int{}, b)
 	}
 	if err := c.close(); err != nil {

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +45,9 @@ type Options struct {
 	Shares []Share
 	// MemoryMB is the guest's memory; 0 is 512.
 	MemoryMB int
+	// Ports are virtio-serial ports, by name, each with the unix socket that QEMU connects to, again
+	// and again.
+	Ports map[string]string
 	// Files are put into the guest, by their path there without leading slash.
 	Files map[string]string
 }
@@ -183,6 +188,10 @@ func (vm *VM) args(o Options, kernel, initrd string) []string {
 		"-chardev", "socket,id=qmp,path=" + filepath.Join(vm.dir, "qmp"), "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=port,path=" + filepath.Join(vm.dir, "port"),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + wire.PortName,
+	}
+	for i, name := range slices.Sorted(maps.Keys(o.Ports)) {
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=port%d,path=%s,reconnect=1", i, o.Ports[name]),
+			"-device", fmt.Sprintf("virtserialport,chardev=port%d,name=%s", i, name))
 	}
 	for i, s := range o.Shares {
 		device := fmt.Sprintf("vhost-user-fs-pci,id=dev%d,queue-size=1024,chardev=fs%d,tag=%s", i, i, s.Tag)

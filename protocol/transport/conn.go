@@ -19,11 +19,21 @@ func (u *URL) Listen(ctx context.Context, sec *Security) (net.Listener, error) {
 	if err := u.safe(sec, true); err != nil {
 		return nil, err
 	}
+	ln, err := u.ListenPlain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return secure(ln, u.Network, sec), nil
+}
+
+// ListenPlain is Listen without TLS and without the question whether that is safe, for a listener that another
+// process is to Adopt.
+func (u *URL) ListenPlain(ctx context.Context) (net.Listener, error) {
 	ln, err := u.listen(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", u, err)
 	}
-	return secure(ln, u.Network, sec), nil
+	return ln, nil
 }
 
 // Adopt checks a listener that was opened for us, by systemd for example, and makes it as safe as

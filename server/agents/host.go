@@ -50,7 +50,7 @@ type Options struct {
 	Name string
 	// CallTimeout bounds the answer to one message of calls; 0 is ten seconds.
 	CallTimeout time.Duration
-	// PingInterval is how long nothing may be sent; 0 is ten seconds. An agent that says nothing for
+	// PingInterval is the time between two pings; 0 is five seconds. An agent that says nothing for
 	// three of them is gone.
 	PingInterval time.Duration
 	// MinBackoff and MaxBackoff bound the pause before Dial is tried again; 0 is 100
@@ -79,7 +79,7 @@ func New(o Options) *Host {
 		o.CallTimeout = 10 * time.Second
 	}
 	if o.PingInterval <= 0 {
-		o.PingInterval = 10 * time.Second
+		o.PingInterval = 5 * time.Second
 	}
 	if o.MinBackoff <= 0 {
 		o.MinBackoff = 100 * time.Millisecond

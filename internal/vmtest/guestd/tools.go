@@ -23,6 +23,8 @@ func tool(name string, args []string) error {
 		return walk(args[0])
 	case "posix":
 		return posix(args[0])
+	case "mapped":
+		return lookMapped(args[0])
 	}
 	return fmt.Errorf("no tool %q", name)
 }
@@ -203,4 +205,30 @@ func mapped(dir string) error {
 	err = errors.Join(expect("mapping", same), unix.Msync(m, unix.MS_SYNC), unix.Munmap(m))
 	got, rerr := os.ReadFile(dir + "/f")
 	return errors.Join(err, rerr, expect("store", len(got) == len(want) && got[12345] == '!'))
+}
+
+// lookMapped maps a file, prints what it sees, and, when the file /tmp/mapped.go is there, prints it again.
+func lookMapped(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(m))
+	for {
+		if _, err := os.Stat("/tmp/mapped.go"); err == nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	fmt.Printf("%s\nend\n", m)
+	return unix.Munmap(m)
 }

@@ -1,0 +1,229 @@
+package agenttest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
+	"github.com/heraldfs/heraldfs/internal/vmtest"
+	"github.com/heraldfs/heraldfs/internal/vmtest/wire"
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+func TestMain(m *testing.M) { testenv.LeakMain(m) }
+
+// maxBinary is what the program may measure: a guest has it in its memory.
+const maxBinary = 10 << 20
+
+// program is built as it is released, once below the temporary directory of the run.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(os.TempDir(), "heraldfs")
+	return path, vmtest.BuildStatic("github.com/heraldfs/heraldfs/cmd/heraldfs", path)
+})
+
+// bed is a directory, heraldfs virtiofs that shares it, and a guest that mounts it at /mnt.
+type bed struct {
+	t             *testing.T
+	vm            *vmtest.VM
+	binary        string
+	host, outside string
+	socket, port  string
+	args          []string
+	cmd           *exec.Cmd
+	said          *bytes.Buffer
+	fences        int
+}
+
+// newBed boots a guest in which the agent runs.
+func newBed(t *testing.T, args ...string) *bed {
+	t.Helper()
+	testenv.Need(t, testenv.Root, testenv.Fanotify)
+	vmtest.Need(t)
+	binary, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := testenv.Tmpfs(t)
+	b := &bed{t: t, binary: binary, host: filepath.Join(base, "host"), outside: filepath.Join(base, "outside"), args: args}
+	for _, dir := range []string{b.host, b.outside} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run, err := os.MkdirTemp("", "agent-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(run) })
+	b.socket, b.port = filepath.Join(run, "s"), filepath.Join(run, "a")
+	b.start()
+	t.Cleanup(b.stop)
+	files := map[string]string{"bin/heraldfs": binary}
+	for name, from := range inotifywait(t) {
+		files[name] = from
+	}
+	b.vm = vmtest.Start(t, vmtest.Options{
+		Shares: []vmtest.Share{{Socket: b.socket, Tag: "share", Hotplug: true}},
+		Ports:  map[string]string{"org.heraldfs.agent.0": b.port},
+		Files:  files,
+	})
+	b.vm.Mount("share", "/mnt")
+	b.startAgent()
+	return b
+}
+
+// inotifywait is Debian's, with what it needs, for a guest.
+func inotifywait(t *testing.T) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for pkg, list := range map[string]map[string][]string{
+		"inotify-tools":    {"bin/inotifywait": {"usr/bin/inotifywait"}},
+		"libinotifytools0": {"lib/x86_64-linux-gnu/libinotifytools.so.0": {"usr/lib/x86_64-linux-gnu/libinotifytools.so.0"}},
+		"libc6": {
+			"lib/x86_64-linux-gnu/libc.so.6": {"lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/libc.so.6"},
+			"lib64/ld-linux-x86-64.so.2":     {"lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"},
+		},
+	} {
+		dir, err := vmtest.DebianPackage(pkg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, places := range list {
+			for _, p := range places {
+				if _, err := os.Stat(filepath.Join(dir, p)); err == nil {
+					files[name] = filepath.Join(dir, p)
+				}
+			}
+			if files[name] == "" {
+				t.Fatalf("package %s has none of %v", pkg, places)
+			}
+		}
+	}
+	return files
+}
+
+// start runs heraldfs virtiofs, and returns when it listens.
+func (b *bed) start() {
+	b.t.Helper()
+	args := append([]string{"virtiofs", "--socket", b.socket, "--agent-listen", "unix://" + b.port, "--log-level=debug"}, b.args...)
+	b.said = &bytes.Buffer{}
+	b.cmd = exec.Command(b.binary, append(args, b.host)...)
+	b.cmd.Stderr = b.said
+	path := b.socket + ".notify"
+	ready, err := listenNotify(path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer ready.Close()
+	b.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	if err := b.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	ready.SetReadDeadline(time.Now().Add(30 * time.Second))
+	buf := make([]byte, 256)
+	if n, err := ready.Read(buf); err != nil || string(buf[:n]) != "READY=1" {
+		b.t.Fatalf("heraldfs virtiofs is not ready: %q, %v", buf[:n], err)
+	}
+}
+
+// stop ends it.
+func (b *bed) stop() {
+	b.t.Helper()
+	if b.cmd == nil {
+		return
+	}
+	b.cmd.Process.Signal(unix.SIGTERM)
+	killer := time.AfterFunc(30*time.Second, func() { b.cmd.Process.Kill() })
+	defer killer.Stop()
+	if err := b.cmd.Wait(); err != nil {
+		b.t.Errorf("heraldfs virtiofs ended: %v", err)
+	}
+	b.cmd = nil
+	if b.t.Failed() {
+		b.t.Logf("heraldfs virtiofs said:\n%s", tail(b.said.String()))
+	}
+	for _, bad := range []string{"level=ERROR", "panic"} {
+		if strings.Contains(b.said.String(), bad) {
+			b.t.Errorf("heraldfs virtiofs said %s:\n%s", bad, tail(b.said.String()))
+		}
+	}
+}
+
+func tail(s string) string { return s[max(0, len(s)-8000):] }
+
+// startAgent runs the agent, and returns when it replays.
+func (b *bed) startAgent() {
+	b.t.Helper()
+	b.vm.Run("heraldfs agent --log-level=debug /mnt >>/tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid")
+	b.attached()
+}
+
+// attached waits until an agent replays: only then can the guest wait for events.
+func (b *bed) attached() {
+	b.t.Helper()
+	out, exit, err := b.vm.Command(60*time.Second, "sh", "-c", "until heraldfs sync /mnt 2>/tmp/sync.log; do usleep 20000; done")
+	if err != nil || exit != 0 {
+		b.t.Fatalf("no agent replays: %s, exit %d, %v\nagent: %s\nhost: %s", out, exit, err, b.vm.Run("cat /tmp/agent.log /tmp/sync.log"), tail(b.said.String()))
+	}
+}
+
+// killAgent kills it in any state.
+func (b *bed) killAgent() {
+	b.t.Helper()
+	b.vm.Run("p=$(cat /tmp/agent.pid); kill -9 $p; while readlink /proc/$p/exe > /dev/null; do usleep 10000; done")
+}
+
+func (b *bed) path(rel string) string { return filepath.Join(b.host, rel) }
+
+// do runs a shell script in the host's directory.
+func (b *bed) do(script string) {
+	b.t.Helper()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Dir = b.host
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.t.Fatalf("host: %s\n%v\n%s", script, err, out)
+	}
+}
+
+// fence makes a change in the host's directory that w hears of last, and returns what it heard before.
+func (b *bed) fence(w *vmtest.Watch) []string {
+	b.t.Helper()
+	b.fences++
+	name := fmt.Sprintf("fence-%d", b.fences)
+	if err := os.Mkdir(b.path(name), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	got := show(w.Until(name))
+	if err := os.Remove(b.path(name)); err != nil {
+		b.t.Fatal(err)
+	}
+	return got[:len(got)-1]
+}
+
+// show writes events as a person would, without those of fences.
+func show(events []wire.Event) (out []string) {
+	for i, e := range events {
+		if strings.HasPrefix(string(e.Name), "fence-") && i < len(events)-1 {
+			continue
+		}
+		s := strings.TrimPrefix(strings.TrimPrefix(e.Dir, "/mnt"), "/") + " " + notify.Mask(e.Mask).String() + " " + string(e.Name)
+		out = append(out, strings.TrimSpace(s))
+	}
+	return out
+}
+
+func (b *bed) expect(what string, got []string, want ...string) {
+	b.t.Helper()
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		b.t.Errorf("%s: heard\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
