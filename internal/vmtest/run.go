@@ -85,6 +85,22 @@ func (w *Watch) Until(name string) []wire.Event {
 	}
 }
 
+// ReadAttr reads an extended attribute of a directory in the guest, for what comes of it.
+func (vm *VM) ReadAttr(dir, attr string) error {
+	_, err := vm.request(wire.Request{Sync: dir, Attr: attr}, 2*commandTimeout)
+	return err
+}
+
+// Look tells what there is at paths in the guest.
+func (vm *VM) Look(paths ...string) []wire.Look {
+	vm.t.Helper()
+	m, err := vm.request(wire.Request{Look: paths}, 2*commandTimeout)
+	if err != nil || len(m.Looks) != len(paths) {
+		vm.t.Fatalf("look: %d answers of %d, %v", len(m.Looks), len(paths), err)
+	}
+	return m.Looks
+}
+
 // Close ends the watch.
 func (w *Watch) Close() {
 	w.vm.t.Helper()

@@ -51,14 +51,17 @@ func (r *Replayer) withAgents(ctx context.Context) error {
 			}
 			return fmt.Errorf("replay: wait for an agent: %w", err)
 		}
+		// Nobody shall have to wait for an answer to know that he is to end.
+		stop := context.AfterFunc(ctx, func() { a.Close(nil) })
 		err = r.attach(a)
 		if err == nil {
 			r.log.Info("an agent replays", slog.String("agent", a.String()))
 			err = r.with(a)
 		}
 		r.detach()
+		stop()
 		a.Close(err)
-		if err == nil {
+		if err == nil || ctx.Err() != nil {
 			return nil
 		}
 		r.log.Warn("no agent replays: short cache times from now on", slog.String("agent", a.String()), slog.Any("reason", err))

@@ -17,6 +17,7 @@ import (
 	"github.com/heraldfs/heraldfs/internal/vmtest"
 	"github.com/heraldfs/heraldfs/internal/vmtest/wire"
 	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/replay"
 )
 
 func TestMain(m *testing.M) { testenv.LeakMain(m) }
@@ -24,17 +25,22 @@ func TestMain(m *testing.M) { testenv.LeakMain(m) }
 // maxBinary is what the program may measure: a guest has it in its memory.
 const maxBinary = 10 << 20
 
-// program is built as it is released, once below the temporary directory of the run.
-var program = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), "heraldfs")
-	return path, vmtest.BuildStatic("github.com/heraldfs/heraldfs/cmd/heraldfs", path)
+// programs are built as they are released, once below the temporary directory of the run.
+var programs = sync.OnceValues(func() (string, error) {
+	dir := os.TempDir()
+	for _, name := range []string{"heraldfs", "heraldfs-agent"} {
+		if err := vmtest.BuildStatic("github.com/heraldfs/heraldfs/cmd/"+name, filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
 })
 
 // bed is a directory, heraldfs virtiofs that shares it, and a guest that mounts it at /mnt.
 type bed struct {
 	t             *testing.T
 	vm            *vmtest.VM
-	binary        string
+	programs      string
 	host, outside string
 	socket, port  string
 	args          []string
@@ -48,12 +54,12 @@ func newBed(t *testing.T, args ...string) *bed {
 	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.Fanotify)
 	vmtest.Need(t)
-	binary, err := program()
+	dir, err := programs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	base := testenv.Tmpfs(t)
-	b := &bed{t: t, binary: binary, host: filepath.Join(base, "host"), outside: filepath.Join(base, "outside"), args: args}
+	b := &bed{t: t, programs: dir, host: filepath.Join(base, "host"), outside: filepath.Join(base, "outside"), args: args}
 	for _, dir := range []string{b.host, b.outside} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -67,7 +73,7 @@ func newBed(t *testing.T, args ...string) *bed {
 	b.socket, b.port = filepath.Join(run, "s"), filepath.Join(run, "a")
 	b.start()
 	t.Cleanup(b.stop)
-	files := map[string]string{"bin/heraldfs": binary}
+	files := map[string]string{"bin/heraldfs-agent": filepath.Join(dir, "heraldfs-agent")}
 	for name, from := range inotifywait(t) {
 		files[name] = from
 	}
@@ -116,7 +122,7 @@ func (b *bed) start() {
 	b.t.Helper()
 	args := append([]string{"virtiofs", "--socket", b.socket, "--agent-listen", "unix://" + b.port, "--log-level=debug"}, b.args...)
 	b.said = &bytes.Buffer{}
-	b.cmd = exec.Command(b.binary, append(args, b.host)...)
+	b.cmd = exec.Command(filepath.Join(b.programs, "heraldfs"), append(args, b.host)...)
 	b.cmd.Stderr = b.said
 	path := b.socket + ".notify"
 	ready, err := listenNotify(path)
@@ -163,16 +169,31 @@ func tail(s string) string { return s[max(0, len(s)-8000):] }
 // startAgent runs the agent, and returns when it replays.
 func (b *bed) startAgent() {
 	b.t.Helper()
-	b.vm.Run("heraldfs agent --log-level=debug /mnt >>/tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid")
+	b.vm.Run("heraldfs-agent --log-level=debug /mnt >>/tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid")
 	b.attached()
 }
 
 // attached waits until an agent replays: only then can the guest wait for events.
 func (b *bed) attached() {
 	b.t.Helper()
-	out, exit, err := b.vm.Command(60*time.Second, "sh", "-c", "until heraldfs sync /mnt 2>/tmp/sync.log; do usleep 20000; done")
-	if err != nil || exit != 0 {
-		b.t.Fatalf("no agent replays: %s, exit %d, %v\nagent: %s\nhost: %s", out, exit, err, b.vm.Run("cat /tmp/agent.log /tmp/sync.log"), tail(b.said.String()))
+	deadline := time.Now().Add(limit)
+	for {
+		err := b.vm.ReadAttr("/mnt", replay.SyncAttr)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("no agent replays: %v\nagent: %s\nhost: %s", err, b.vm.Run("tail -n 30 /tmp/agent.log"), tail(b.said.String()))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// sync returns when all that was done before is told in the guest.
+func (b *bed) sync() {
+	b.t.Helper()
+	if err := b.vm.ReadAttr("/mnt", replay.SyncAttr); err != nil {
+		b.t.Fatal(err)
 	}
 }
 

@@ -126,6 +126,12 @@ func (s *server) do(r wire.Request) {
 		err = s.watch(r)
 	case r.Unwatch != 0:
 		err = s.unwatch(r.Unwatch)
+	case r.Sync != "":
+		err = readAttr(r.Sync, r.Attr)
+	case len(r.Look) > 0:
+		for _, path := range r.Look {
+			m.Looks = append(m.Looks, lookAt(path))
+		}
 	default:
 		m.Output, m.Exit, err = run(r)
 	}

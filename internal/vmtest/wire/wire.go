@@ -17,6 +17,23 @@ type Request struct {
 	Watch   []string `json:"watch,omitempty"`
 	Mask    uint32   `json:"mask,omitempty"`
 	Unwatch uint64   `json:"unwatch,omitempty"`
+	// Sync is a directory of which an extended attribute, Attr, is read.
+	Sync string `json:"sync,omitempty"`
+	Attr string `json:"attr,omitempty"`
+	// Look are paths to look at; the answer has as many Looks.
+	Look []string `json:"look,omitempty"`
+}
+
+// Look is what there is at a path.
+type Look struct {
+	// Mode is st_mode, zero if there is nothing.
+	Mode    uint32 `json:"mode,omitempty"`
+	Nlink   uint64 `json:"nlink,omitempty"`
+	Content []byte `json:"content,omitempty"`
+	// Target is a symbolic link's.
+	Target string `json:"target,omitempty"`
+	// Error is what went wrong, but for ENOENT.
+	Error string `json:"error,omitempty"`
 }
 
 // Message is an answer, or an unasked word of the guest.
@@ -30,6 +47,7 @@ type Message struct {
 	Output []byte  `json:"output,omitempty"`
 	Exit   int     `json:"exit,omitempty"`
 	Events []Event `json:"events,omitempty"`
+	Looks  []Look  `json:"looks,omitempty"`
 }
 
 // Event is one inotify event.
