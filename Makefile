@@ -57,7 +57,8 @@ fuzz:
 
 ## bench: the figures of docs/benchmarks.md
 bench: build
-	$(SUDO) $(shell command -v $(GO)) run ./internal/bench
+	sh scripts/bench-deps.sh
+	$(SUDO) $(shell command -v $(GO)) run ./internal/bench -plots docs
 
 man: build
 	mkdir -p bin/man

@@ -26,16 +26,16 @@ func (b *bench) prepareModule(bed *filesBed) error {
 	if text, err := exec.CommandContext(b.ctx, "sh", "-c", what, strings.TrimSpace(string(out)), dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy the module: %w\n%s", err, text)
 	}
-	if err := b.goBuild(b.ctx, dir, bed.cache); err != nil {
+	if err := b.goBuild(b.ctx, dir); err != nil {
 		return err
 	}
 	bed.module = dir
 	return nil
 }
 
-func (b *bench) goBuild(ctx context.Context, dir, cache string) error {
+func (b *bench) goBuild(ctx context.Context, dir string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", filepath.Join(dir, "heraldfs"), "./cmd/heraldfs")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOCACHE="+cache)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod")
 	return quietly(cmd, dir)
 }
 

@@ -46,7 +46,7 @@ type workload struct {
 
 // filesBed are the trees that the workloads need.
 type filesBed struct {
-	src, tar, module, npm, cache string
+	src, tar, module, npm string
 	few                          int
 	bigSize                      int64
 }
@@ -63,23 +63,23 @@ func (b *bench) workloads(bed *filesBed) []workload {
 	big := func(dir string) string { return filepath.Join(dir, "big") }
 	list := []workload{
 		{name: "find -printf, cold", rounds: 5, factor: 1.3, run: find},
-		{name: "find -printf, warm", rounds: 9, warm: 2, factor: 1.05, run: find},
-		{name: "stat of every file, warm", rounds: 9, warm: 2, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
+		{name: "find -printf, warm", rounds: 5, warm: 1, factor: 1.05, run: find},
+		{name: "stat of every file, warm", rounds: 5, warm: 1, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
 			_, _, err := lstatWalk(dir)
 			return err
 		})},
-		{name: "git status, warm", rounds: 9, warm: 2, factor: 1.05, run: prog("git", "status", "--porcelain")},
+		{name: "git status, warm", rounds: 5, warm: 1, factor: 1.05, run: prog("git", "status", "--porcelain")},
 		{name: "grep -r, cold", rounds: 5, factor: 1.3, run: grep},
-		{name: "grep -r, warm", rounds: 9, warm: 2, factor: 1.05, run: grep},
+		{name: "grep -r, warm", rounds: 5, warm: 1, factor: 1.05, run: grep},
 	}
 	if _, err := exec.LookPath("rg"); err == nil {
-		list = append(list, workload{name: "rg, warm", rounds: 9, warm: 2, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
+		list = append(list, workload{name: "rg, warm", rounds: 5, warm: 1, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
 	}
 	sequential := func(_ context.Context, dir string) error { return readAll(big(dir)) }
 	list = append(list,
 		workload{name: "sequential read, cold", rounds: 5, factor: 1.3, run: sequential},
-		workload{name: "sequential read, warm", rounds: 9, warm: 1, factor: 1.05, run: sequential},
-		workload{name: "random reads of 4 KiB, warm", rounds: 9, warm: 1, factor: 1.05, run: func(_ context.Context, dir string) error {
+		workload{name: "sequential read, warm", rounds: 5, warm: 1, factor: 1.05, run: sequential},
+		workload{name: "random reads of 4 KiB, warm", rounds: 5, warm: 1, factor: 1.05, run: func(_ context.Context, dir string) error {
 			return randomReads(big(dir), bed.bigSize, 20000)
 		}},
 		workload{name: "sequential write", rounds: 5, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
@@ -110,7 +110,7 @@ func (b *bench) workloads(bed *filesBed) []workload {
 	)
 	if bed.module != "" {
 		list = append(list, workload{name: "go build of this module", rounds: 3, warm: 1, factor: 1.3, run: func(ctx context.Context, dir string) error {
-			return b.goBuild(ctx, filepath.Join(dir, "module"), bed.cache)
+			return b.goBuild(ctx, filepath.Join(dir, "module"))
 		}})
 	}
 	if bed.npm != "" {
@@ -174,7 +174,7 @@ func (b *bench) prepareFiles() (*filesBed, error) {
 	if err != nil {
 		return nil, err
 	}
-	bed := &filesBed{src: src, tar: filepath.Join(other, "tree.tar"), few: 20000, bigSize: 256 << 20, cache: filepath.Join(other, "go-build")}
+	bed := &filesBed{src: src, tar: filepath.Join(other, "tree.tar"), few: 20000, bigSize: 256 << 20}
 	if b.quick {
 		bed.few, bed.bigSize = 1000, 32<<20
 	}
@@ -223,7 +223,7 @@ func (b *bench) files() error {
 		t.workload(b, w, peers, times, requests, trip)
 		b.say("  %s: %.1f s", w.name, time.Since(began).Seconds())
 	}
-	t.note("Each run has a mount of its own, and nothing else is mounted; \"cold\" is its first use, \"warm\" comes after runs that are not timed. Peers take turns; medians of 3 to 9.")
+	t.note("Each run has a mount of its own, and nothing else is mounted; \"cold\" is its first use, \"warm\" comes after runs that are not timed. Peers take turns; medians of 3 to 5.")
 	t.note("requests: FUSE requests of one run with heraldfs. floor: the native time, and each of these requests at %s, the round trip of a bare C daemon that answers from memory. Requests that nobody waits for are counted alike, so that a daemon can be faster than the floor.", short(trip))
 	t.note("Targets are for heraldfs with its defaults; --no-open gives up what docs/semantics.md says.")
 	return nil
