@@ -47,8 +47,8 @@ type workload struct {
 // filesBed are the trees that the workloads need.
 type filesBed struct {
 	src, tar, module, npm string
-	few                          int
-	bigSize                      int64
+	few                   int
+	bigSize               int64
 }
 
 func (b *bench) workloads(bed *filesBed) []workload {
