@@ -33,7 +33,15 @@ type ledger struct {
 	at    map[entryKey][]*operation // the oldest first
 	order []*operation
 	count int
+	// fences are the last barriers: an event that came after done is of after asked.
+	fences []fence
 }
+
+// fence is a barrier that was asked for and has come back.
+type fence struct{ asked, done time.Time }
+
+// maxFences bounds what is remembered of them.
+const maxFences = 16
 
 type entryKey struct {
 	dir  notify.Object // of the passthrough file system
@@ -45,6 +53,7 @@ type operation struct {
 	begin, end time.Time
 	open       int // how many of them have not ended
 	gone       bool
+	matched    bool // some of its echo has come
 	more       []notify.Mask
 	any        notify.Mask // what may come, as often as it likes
 }
@@ -158,6 +167,7 @@ func (l *ledger) explains(ev *notify.Event, from, to notify.Object, loose bool) 
 	if l.count == 0 {
 		return false
 	}
+	after := l.fenceLocked(ev.Remote.Arrived)
 	var parts []part
 	switch ev.Op {
 	case notify.OpRename:
@@ -172,7 +182,7 @@ func (l *ledger) explains(ev *notify.Event, from, to notify.Object, loose bool) 
 		if p.key.dir.IsZero() {
 			continue
 		}
-		op := l.findLocked(p)
+		op := l.findLocked(p, after)
 		if op == nil {
 			// Somebody else is at it: the closes that follow are not ours.
 			for _, op := range l.at[p.key] {
@@ -201,9 +211,12 @@ type part struct {
 	bit notify.Mask
 }
 
-// findLocked returns the oldest operation that explains the part.
-func (l *ledger) findLocked(p part) *operation {
+// findLocked returns the oldest operation that explains the part of an event which is of after a time.
+func (l *ledger) findLocked(p part, after time.Time) *operation {
 	for _, op := range l.at[p.key] {
+		if op.over(after) {
+			continue
+		}
 		if op.any&p.bit != 0 {
 			return op
 		}
@@ -227,6 +240,7 @@ func (l *ledger) touchedLocked(parts []part) bool {
 
 // strike takes a bit off. The operation stays until its time is over: it also says what the guest did last.
 func (op *operation) strike(bit notify.Mask) {
+	op.matched = true
 	for i, m := range op.more {
 		if m&bit == 0 {
 			continue
@@ -268,7 +282,7 @@ func (l *ledger) expire(t time.Time) {
 	for _, op := range l.order {
 		switch {
 		case op.gone:
-		case op.open == 0 && time.Since(op.begin) > ledgerLife, op.open == 0 && op.end.Add(op.grace()).Before(t):
+		case op.open == 0 && time.Since(op.begin) > ledgerLife, op.over(t):
 			l.dropLocked(op)
 		default:
 			kept = append(kept, op)
@@ -278,7 +292,35 @@ func (l *ledger) expire(t time.Time) {
 	l.order = kept
 }
 
+// over reports whether all that could come of op was made before t.
+func (op *operation) over(t time.Time) bool {
+	return op.open == 0 && op.end.Add(op.grace()).Before(t)
+}
+
+// passed takes note of a barrier.
+func (l *ledger) passed(asked, done time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.fences) >= maxFences {
+		l.fences = append(l.fences[:0], l.fences[1:]...)
+	}
+	l.fences = append(l.fences, fence{asked, done})
+}
+
+// fenceLocked returns the time after which an event was made that came at arrived, as far as barriers tell.
+func (l *ledger) fenceLocked(arrived time.Time) (after time.Time) {
+	for _, f := range l.fences {
+		if !f.done.After(arrived) && f.asked.After(after) {
+			after = f.asked
+		}
+	}
+	return after
+}
+
 func (op *operation) grace() time.Duration {
+	if op.matched {
+		return 0
+	}
 	for _, m := range op.more {
 		if m&notify.CloseWrite != 0 {
 			return closeGrace

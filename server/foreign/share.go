@@ -157,7 +157,6 @@ func (s *Share) Run(ctx context.Context, emit func([]notify.Event)) error {
 			return nil
 		}
 		if h.since == nil {
-			s.once.Do(func() { close(s.first) })
 			return err
 		}
 		s.log.Error("the server refuses us; trying again", "err", err, "retry", permanentPause)
@@ -181,7 +180,11 @@ func (s *Share) Close() error {
 // Barrier implements notify.Barrier: to the server and back. Without a connection it waits for one.
 func (s *Share) Barrier(ctx context.Context) error {
 	for {
+		asked := time.Now()
 		err := s.barriers.Wait(ctx)
+		if err == nil {
+			s.ledger.passed(asked, time.Now())
+		}
 		if !errors.Is(err, notify.ErrClosed) {
 			return err
 		}
