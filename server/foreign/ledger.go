@@ -91,6 +91,7 @@ func (l *ledger) expect(dir notify.Object, name string, masks ...notify.Mask) (d
 	l.mu.Lock()
 	if same := l.lastLocked(op); same != nil {
 		same.open++
+		same.matched = false
 		op = same
 	} else {
 		for l.count >= ledgerLimit {
