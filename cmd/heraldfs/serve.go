@@ -33,6 +33,7 @@ type serveFlags struct {
 	journalMiB     int
 	events         string
 	maxSubscribers int
+	ignore         ignoreFlags
 	backend        string
 	origins        []string
 	metrics        metricsFlag
@@ -103,6 +104,7 @@ As root there is nothing to set up (fanotify); otherwise each directory is watch
 	fs.IntVar(&f.journalEvents, "journal-events", 1<<18, "how many changes of a root the journal holds")
 	fs.IntVar(&f.journalMiB, "journal-size", 128, "how many `MiB` of memory it may take")
 	fs.StringVarP(&f.events, "events", "e", "default", "what is heard of, comma separated: default is every change, all adds opens and reads")
+	f.ignore.register(fs)
 	fs.IntVar(&f.maxSubscribers, "max-subscribers", 1024, "how many may be connected")
 	fs.StringArrayVar(&f.origins, "origin", nil, "`NAME=PID|COMM`: call what this process does NAME (PID and its children, or every\nprocess with this name), so that a mount behind a file server knows its own changes; may be repeated")
 	fs.StringVar(&f.backend, "watcher", watcher.Auto, backendHelp)
@@ -240,7 +242,8 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 			return err
 		}
 		log := logger.With("served", r.name)
-		t, err := tree.Open(tree.Options{Roots: []string{r.dir}, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: log})
+		t, err := tree.Open(tree.Options{Roots: []string{r.dir}, Ignore: f.ignore.patterns, NoIgnoreFiles: f.ignore.noFiles,
+			Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: log})
 		if err != nil {
 			return watchAdvice(err)
 		}

@@ -33,6 +33,7 @@ type watchFlags struct {
 	events                 []string
 	exclude, excludei      []string
 	include, includei      []string
+	ignore                 ignoreFlags
 	timeout                float64
 	once, monitor          bool
 	recursive, noRecursive bool
@@ -98,6 +99,9 @@ Exit status: 0 after an event with --once, or when ended by SIGINT or SIGTERM; 1
   # another machine's directory, from where we were on
   heraldfs watch --format=json --since 41 tcp://host.example:7433?root=src
 
+  # without what git would not take either; nothing below a directory that is left out costs anything
+  heraldfs watch --ignore node_modules/ --ignore '*.o' --ignore '!keep.o' .
+
   # what leaves and enters a directory, but not below .git
   heraldfs watch -e move,create,delete --exclude '/\.git$' .`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -129,6 +133,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.excludei, "excludei", nil, "like --exclude, in any case")
 	fs.StringArrayVar(&f.include, "include", nil, "print only what matches this extended regular expression")
 	fs.StringArrayVar(&f.includei, "includei", nil, "like --include, in any case")
+	f.ignore.register(fs)
 	fs.BoolVarP(&f.once, "once", "1", false, "exit after the first event")
 	fs.Float64VarP(&f.timeout, "timeout", "t", 0, "exit with status 2 after so many `seconds` without an event; 0 is never")
 	fs.BoolVarP(&f.monitor, "monitor", "m", true, "go on after an event (the default)")
@@ -220,7 +225,7 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	t, err := tree.Open(tree.Options{
-		Roots: paths, NoRecursive: f.noRecursive, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: logger,
+		Roots: paths, NoRecursive: f.noRecursive, Ignore: f.ignore.patterns, NoIgnoreFiles: f.ignore.noFiles, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: logger,
 	})
 	if err != nil {
 		return watchAdvice(err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/heraldfs/heraldfs/internal/ignore"
 	"github.com/heraldfs/heraldfs/internal/record"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/protocol"
@@ -98,6 +99,9 @@ func (f *watchFlags) runURL(ctx context.Context, u *transport.URL, filter *recor
 	if f.noRecursive {
 		return errors.New("--no-recursive does not go with a URL; choose with --include")
 	}
+	if f.ignore.noFiles {
+		return errors.New("--no-ignore-files does not go with a URL; heraldfs serve has it")
+	}
 	since, err := f.remote.position()
 	if err != nil {
 		return err
@@ -138,7 +142,7 @@ func (f *watchFlags) runURL(ctx context.Context, u *transport.URL, filter *recor
 	defer stop()
 	asJSON := f.format == "json" || f.format == "ndjson"
 	s := &watchSession{flags: f, stderr: stderr, out: stdout, records: asJSON || f.format == "msgpack"}
-	h := &urlHandler{s: s, json: asJSON, url: u}
+	h := &urlHandler{s: s, json: asJSON, url: u, ignore: ignore.Top(f.ignore.patterns)}
 	o := client.Options{
 		Dial:      func(ctx context.Context) (net.Conn, error) { return u.Dial(ctx, sec) },
 		Conn:      protocol.Options{Agent: agent()},
@@ -166,6 +170,8 @@ type urlHandler struct {
 	s    *watchSession
 	json bool
 	url  *transport.URL
+	// ignore is what was asked to be left out here, on top of what the server leaves out.
+	ignore *ignore.Scope
 	// told says that the server was lost or never found, and that somebody has been told.
 	told bool
 	seen bool // it was connected once
@@ -256,7 +262,9 @@ func (h *urlHandler) Events(m *protocol.Events) error {
 			r.OldPath, r.Path = r.Path, ev.To.Path()
 		}
 		h.s.writer.Number(ev.Seq)
-		told = h.s.one(&r) || told
+		for _, r := range seen(h.ignore, r) {
+			told = h.s.one(&r) || told
+		}
 	}
 	if err := h.s.writer.Flush(); err != nil {
 		return err

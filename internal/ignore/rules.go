@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -130,4 +131,12 @@ func (p *pattern) match(path string, isDir bool) bool {
 		return false
 	}
 	return glob(p.text[p.literal:], rest)
+}
+
+// Equal reports whether r and o, either of which may be nil, have the same patterns.
+func (r *Rules) Equal(o *Rules) bool {
+	if r == nil || o == nil {
+		return r == o
+	}
+	return slices.Equal(r.patterns, o.patterns)
 }

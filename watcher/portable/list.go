@@ -190,14 +190,13 @@ func (e *engine) rulesChanged(dir *node, at time.Time) {
 }
 
 func (e *engine) refilter(dir *node) {
+	entries, ok := e.open(dir) // which reads what is left out in it
 	for _, name := range dir.names() {
 		if k := dir.kids[name]; dir.leftOut(name, k.state.dir) {
-			e.unwatch(k)
-			k.take()
+			e.drop(k)
 		}
 	}
-	entries, ok := e.open(dir)
-	if !ok || e.shallow && dir.top == nil {
+	if !ok {
 		return
 	}
 	for _, d := range entries {

@@ -120,8 +120,7 @@ func (e *engine) renamed(h *hint, k *node, c *hint) {
 	}
 	oldRoot, oldPath := k.place()
 	oldAbs := k.path()
-	rules := ruled(k.name) || ruled(name)
-	from := k.parent
+	oldName, from := k.name, k.parent
 	if other != nil {
 		e.drop(other)
 	}
@@ -130,12 +129,8 @@ func (e *engine) renamed(h *hint, k *node, c *hint) {
 	k.ahead = 0
 	root, path := k.place()
 	e.emit(Event{Kind: Rename, IsDir: k.state.dir, Root: root, Path: path, OldRoot: oldRoot, OldPath: oldPath, Time: h.at})
-	if rules {
-		e.rulesChanged(dir, h.at)
-		if from != dir {
-			e.rulesChanged(from, h.at)
-		}
-	}
+	e.ruledAt(from, oldName, h.at)
+	e.ruledAt(dir, name, h.at)
 	switch {
 	case is.id.is(k.state.id):
 		if !k.state.dir {

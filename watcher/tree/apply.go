@@ -17,6 +17,11 @@ func (e *engine) apply(i int) error {
 		e.applyCheck(i)
 		return nil
 	}
+	if it.rules != nil {
+		e.applyRules(i)
+		return nil
+	}
+	defer e.rulesChanged(it.ev)
 	if it.ev.Verify {
 		defer e.queueCheck(i, it.ev)
 	}
@@ -63,7 +68,7 @@ func (e *engine) applyPlain(i int) {
 	if t == 0 {
 		return
 	}
-	dir, root, path := e.at(ev.Dir, ev.Name)
+	dir, root, path := e.at(ev.Dir, ev.Name, ev.IsDir)
 	if ev.IsDir && ev.Name != "." && !ev.Object.IsZero() {
 		// A filesystem mark tells of a root through its parent.
 		if n := e.rootOf(ev.Object); n != nil && root < 0 {
@@ -130,14 +135,14 @@ func (e *engine) created(i int, dir *node, name string, inside bool) {
 
 // at returns where name in dir is, or was if dir is no more: a backend may hold an
 // event back for longer than that which told the end of its directory.
-func (e *engine) at(dir notify.Object, name string) (n *node, root int, path string) {
+func (e *engine) at(dir notify.Object, name string, isDir bool) (n *node, root int, path string) {
 	n = e.tab.nodes[dir]
 	if n == nil {
 		if p, ok := e.dead[dir]; ok && name != "." {
 			return nil, p.root, join(p.path, name)
 		}
 	}
-	root, path = e.tab.entry(n, name)
+	root, path = e.tab.entry(n, name, isDir)
 	return n, root, path
 }
 
@@ -186,8 +191,8 @@ func (e *engine) unmarkLeft() {
 func (e *engine) applyRename(i int) {
 	it := &e.buf[i]
 	ev := &it.ev
-	from, oldRoot, oldPath := e.at(ev.Dir, ev.Name)
-	to, root, path := e.at(ev.NewDir, ev.NewName)
+	from, oldRoot, oldPath := e.at(ev.Dir, ev.Name, ev.IsDir)
+	to, root, path := e.at(ev.NewDir, ev.NewName, ev.IsDir)
 	e.renamed(ev, oldRoot, oldPath, root, path)
 	if to == nil {
 		root = outside
@@ -267,8 +272,8 @@ func (e *engine) renamed(ev *notify.Event, oldRoot int, oldPath string, root int
 
 func (e *engine) applyExchange(ev *notify.Event) {
 	from, to := e.tab.nodes[ev.Dir], e.tab.nodes[ev.NewDir]
-	oldRoot, oldPath := e.tab.entry(from, ev.Name)
-	root, path := e.tab.entry(to, ev.NewName)
+	oldRoot, oldPath := e.tab.entry(from, ev.Name, ev.IsDir)
+	root, path := e.tab.entry(to, ev.NewName, ev.NewIsDir)
 	if oldRoot >= 0 && root >= 0 {
 		e.emit(Record{Type: TypeExchange, IsDir: ev.IsDir, Root: root, Path: path, OldRoot: oldRoot, OldPath: oldPath,
 			Cookie: ev.Cookie, Pid: ev.Pid, Time: stamp(ev.Time), Object: ev.Object, Dir: ev.NewDir, OldDir: ev.Dir,
@@ -316,7 +321,7 @@ func (e *engine) exchangeSide(n, to *node, name string, root int, isDir bool) {
 func (e *engine) applyMount(i int) {
 	it := &e.buf[i]
 	dir := e.tab.nodes[it.ev.Dir]
-	root, path := e.tab.entry(dir, it.ev.Name)
+	root, path := e.tab.entry(dir, it.ev.Name, true)
 	if root < 0 {
 		return
 	}

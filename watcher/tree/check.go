@@ -30,8 +30,8 @@ type nameCheck struct {
 // queueCheck lets what ev, which stood at position i, says be compared with the disk when all that is
 // queued has been processed. A name that another event is about by then is left to that.
 func (e *engine) queueCheck(i int, ev notify.Event) {
-	_, oldRoot, _ := e.at(ev.Dir, ev.Name)
-	_, root, _ := e.at(ev.NewDir, ev.NewName)
+	_, oldRoot, _ := e.at(ev.Dir, ev.Name, ev.IsDir)
+	_, root, _ := e.at(ev.NewDir, ev.NewName, ev.IsDir)
 	c := &check{ev: ev}
 	c.here.want = oldRoot >= 0 && ev.Name != "." && !e.touched(ev.Dir, ev.Name, i)
 	c.there.want = root >= 0 && !e.touched(ev.NewDir, ev.NewName, i)
@@ -71,7 +71,7 @@ func (e *engine) renamedDir(c *check) *node {
 // exists reports whether dir has an entry name; ok is false if that could not be found out.
 func (e *engine) exists(dir notify.Object, name string) (yes, ok bool) {
 	n := e.tab.nodes[dir]
-	root, path := e.tab.entry(n, ".")
+	root, path := e.tab.entry(n, ".", true)
 	if root < 0 {
 		return false, false
 	}
@@ -109,8 +109,8 @@ func (e *engine) applyCheck(i int) {
 		}
 		return
 	}
-	_, oldRoot, oldPath := e.at(ev.Dir, ev.Name)
-	_, root, path := e.at(ev.NewDir, ev.NewName)
+	_, oldRoot, oldPath := e.at(ev.Dir, ev.Name, ev.IsDir)
+	_, root, path := e.at(ev.NewDir, ev.NewName, ev.IsDir)
 	// Whether the stream has the names.
 	here := ev.Op != notify.OpDelete && ev.Op != notify.OpRename
 	there := ev.Op == notify.OpRename || ev.Op == notify.OpExchange
@@ -153,9 +153,9 @@ func (e *engine) checkDir(i int, n *node, found snap, ev *notify.Event) {
 		return
 	}
 	from, name := n.parent, n.name
-	oldRoot, oldPath := e.tab.entry(from, name)
+	oldRoot, oldPath := e.tab.entry(from, name, true)
 	to := e.tab.nodes[found.parent]
-	root, path := e.tab.entry(to, found.name)
+	root, path := e.tab.entry(to, found.name, true)
 	ev.Dir, ev.NewDir = from.obj, found.parent
 	e.renamed(ev, oldRoot, oldPath, root, path)
 	e.moves++

@@ -49,6 +49,7 @@ type item struct {
 	ev     notify.Event
 	retry  *node
 	check  *check
+	rules  *node // its patterns have changed
 	scan   *scan
 	roots  []*scan // of an overflow
 	due    bool    // the scan was made, and a fence must pass

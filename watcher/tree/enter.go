@@ -23,6 +23,9 @@ func (e *engine) needsScan(it *item) bool {
 	if it.check != nil {
 		return true
 	}
+	if it.rules != nil {
+		return e.marker != nil && !e.tab.shallow
+	}
 	if e.tab.shallow {
 		return e.marker != nil && ev.Op == notify.OpOverflow && it.retry == nil
 	}
@@ -30,8 +33,8 @@ func (e *engine) needsScan(it *item) bool {
 		if ev.Op != notify.OpRename || !ev.IsDir || ev.Object.IsZero() || e.rootOf(ev.Object) != nil {
 			return false
 		}
-		root, _ := e.tab.entry(e.tab.nodes[ev.NewDir], ev.NewName)
-		old, _ := e.tab.entry(e.tab.nodes[ev.Dir], ev.Name)
+		root, _ := e.tab.entry(e.tab.nodes[ev.NewDir], ev.NewName, true)
+		old, _ := e.tab.entry(e.tab.nodes[ev.Dir], ev.Name, true)
 		return root >= 0 && old < 0
 	}
 	if it.retry != nil || ev.Op == notify.OpOverflow {
@@ -39,7 +42,7 @@ func (e *engine) needsScan(it *item) bool {
 	}
 	dir, name := target(ev)
 	n := e.tab.nodes[dir]
-	if root, _ := e.tab.entry(n, name); root < 0 || !ev.IsDir {
+	if root, _ := e.tab.entry(n, name, ev.IsDir); root < 0 || !ev.IsDir {
 		return false
 	}
 	switch ev.Op {
@@ -72,7 +75,7 @@ func target(ev *notify.Event) (notify.Object, string) {
 func (e *engine) scanAhead(i int) error {
 	for j := i; j < len(e.buf); j++ {
 		it := &e.buf[j]
-		moved := it.retry == nil && it.check == nil && it.ev.IsDir && (it.ev.Op == notify.OpRename || it.ev.Op == notify.OpExchange)
+		moved := it.retry == nil && it.check == nil && it.rules == nil && it.ev.IsDir && (it.ev.Op == notify.OpRename || it.ev.Op == notify.OpExchange)
 		if j > i && (moved || it.ev.Op == notify.OpOverflow) && e.marker != nil {
 			return nil
 		}
@@ -92,6 +95,9 @@ func (e *engine) scan(it *item) error {
 		e.look(it.check)
 		return nil
 	}
+	if it.rules != nil {
+		return e.scanRules(it)
+	}
 	if it.retry == nil && it.ev.Op == notify.OpOverflow {
 		return e.scanRoots(it)
 	}
@@ -107,7 +113,7 @@ func (e *engine) scan(it *item) error {
 		}
 		return nil
 	}
-	it.scan, err = e.scanner.run(context.Background(), fd, path)
+	it.scan, err = e.scanner.run(context.Background(), fd, path, e.scopeAbove(it))
 	return err
 }
 
@@ -121,7 +127,7 @@ func (e *engine) openItem(it *item) (fd int, path string, err error) {
 		dir, name = target(&it.ev)
 		parent = e.tab.nodes[dir]
 	}
-	root, path := e.tab.entry(parent, name)
+	root, path := e.tab.entry(parent, name, true)
 	if root < 0 {
 		return -1, path, errGone
 	}
@@ -215,6 +221,7 @@ func (e *engine) enter(n *node, sc *scan, i int, ev *notify.Event) {
 		e.tab.bind(other, notify.Object{})
 	}
 	e.tab.bind(n, sc.obj)
+	e.ruled(n, sc)
 	n.marked = true
 	delete(e.unmarked, n)
 	later := e.entries().byDir[sc.obj]
@@ -260,6 +267,9 @@ func (e *engine) enterChild(n *node, name string, isDir bool, sub *scan, i int, 
 	e.tellCreated(n, name, isDir, ev)
 	if !isDir || (sub == nil && e.marker == nil) {
 		return
+	}
+	if root, _ := e.tab.entry(n, name, true); root < 0 && e.marker != nil {
+		return // left out
 	}
 	child := &node{root: -1}
 	e.tab.place(child, n, name)
@@ -316,14 +326,14 @@ func (e *engine) scanLost(obj notify.Object) (*scan, error) {
 	if err != nil {
 		return &scan{obj: obj}, nil // events tell what was in it
 	}
-	return e.scanner.run(context.Background(), fd, "")
+	return e.scanner.run(context.Background(), fd, "", scanScope{})
 }
 
 func (e *engine) tellCreated(n *node, name string, isDir bool, ev *notify.Event) {
 	if ev == nil {
 		return
 	}
-	if root, path := e.tab.entry(n, name); root >= 0 {
+	if root, path := e.tab.entry(n, name, isDir); root >= 0 {
 		e.emit(Record{Type: TypeCreate, IsDir: isDir, Root: root, Path: path, Pid: ev.Pid, Time: stamp(ev.Time), Dir: n.obj, Found: true})
 	}
 }

@@ -44,6 +44,7 @@ func newGroup(t *Tree, w *watcher.Watcher, fs uint64, o *Options) *group {
 	g := &group{tree: t, w: w, fs: fs, disk: &disk{}, waits: make(chan struct{}, 1)}
 	g.idle = sync.NewCond(&g.mu)
 	g.e = newEngine(g.disk, w.Marker, o.NoRecursive, o.MaxDirs, o.Logger)
+	g.e.setIgnore(o)
 	g.e.emit = func(r Record) { g.records = append(g.records, r) }
 	return g
 }
@@ -93,7 +94,7 @@ func (g *group) walk(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", r.path, err)
 		}
-		sc, err := g.e.scanner.run(ctx, fd, r.path)
+		sc, err := g.e.scanner.run(ctx, fd, r.path, scanScope{scope: g.e.tab.scope, files: g.e.tab.load != nil})
 		if err != nil {
 			return err
 		}

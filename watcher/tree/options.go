@@ -32,7 +32,11 @@ type Options struct {
 	ForceInodeMarks bool
 	// MaxDirs bounds how many directories are remembered under a filesystem mark; 0 is 131,072.
 	MaxDirs int
-	Logger  *slog.Logger
+	// Ignore are patterns as of gitignore(5) for what is left out, in every root. They come before those that are
+	// found in files called .heraldignore, which NoIgnoreFiles makes files like any other.
+	Ignore        []string
+	NoIgnoreFiles bool
+	Logger        *slog.Logger
 }
 
 // tableMask is what the table needs to be told.

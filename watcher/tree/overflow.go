@@ -28,7 +28,7 @@ func (e *engine) scanRoots(it *item) error {
 		if err != nil {
 			return fmt.Errorf("open root again: %w", err)
 		}
-		if it.roots[i], err = e.scanner.run(context.Background(), fd, "."); err != nil {
+		if it.roots[i], err = e.scanner.run(context.Background(), fd, ".", scanScope{scope: e.tab.scope, files: e.tab.load != nil}); err != nil {
 			return err
 		}
 	}
@@ -151,6 +151,7 @@ func (e *engine) places() map[notify.Object]place {
 // plant enters a scan and tells nothing.
 func (e *engine) plant(n *node, sc *scan) {
 	e.tab.bind(n, sc.obj)
+	e.ruled(n, sc)
 	n.marked = true
 	for _, se := range sc.entries {
 		if !se.isDir {

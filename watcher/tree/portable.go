@@ -52,7 +52,8 @@ func openPortable(o Options) (*portableTree, error) {
 			}
 		}
 	}
-	w, err := portable.Open(portable.Options{Roots: roots, Shallow: o.NoRecursive, Logger: o.Logger})
+	w, err := portable.Open(portable.Options{Roots: roots, Shallow: o.NoRecursive, Ignore: o.Ignore,
+		NoIgnoreFiles: o.NoIgnoreFiles, Logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/ignore"
 	"github.com/heraldfs/heraldfs/internal/sys"
 	"github.com/heraldfs/heraldfs/notify"
 )
@@ -18,6 +19,8 @@ type scan struct {
 	obj      notify.Object
 	entries  []scanEntry
 	vanished bool // it could not be opened
+	rules    *ignore.Rules
+	ruled    bool // rules are what is in it
 	// lost are directories that were in it at its time in the stream, but not when it was listed.
 	lost map[notify.Object]*scan
 }
@@ -34,10 +37,17 @@ type scanner struct {
 	deny   func(path string, err error)
 }
 
+// scanScope is what is left out of a scan.
+type scanScope struct {
+	scope *ignore.Scope // of the directory above
+	path  string        // of the directory, below its root
+	files bool          // the patterns that are in directories count
+}
+
 // run takes over fd, which it closes, an O_PATH descriptor of a directory. path is for messages.
 // Each directory is marked before it is listed. An error means that the
 // directory cannot be watched and it would be wrong to go on without it.
-func (s *scanner) run(ctx context.Context, fd int, path string) (*scan, error) {
+func (s *scanner) run(ctx context.Context, fd int, path string, in scanScope) (*scan, error) {
 	defer unix.Close(fd)
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -64,17 +74,26 @@ func (s *scanner) run(ctx context.Context, fd int, path string) (*scan, error) {
 			return nil, fmt.Errorf("watch %s: %w", path, err)
 		}
 	}
+	scope := in.scope
+	if in.files {
+		sc.rules, sc.ruled = s.readRules(fd, path), true
+		scope = scope.In(in.path, sc.rules)
+	}
 	entries, err := list(fd)
 	if err != nil && !gone(err) {
 		s.deny(path, err)
 	}
 	for _, e := range entries {
 		se := scanEntry{name: e.Name(), isDir: e.IsDir()}
+		rel := join(in.path, se.name)
+		if se.isDir && scope.Ignored(rel, true) {
+			continue
+		}
 		if se.isDir {
 			child, err := unix.Openat(fd, se.name, openFlags, 0)
 			switch {
 			case err == nil:
-				if se.sub, err = s.run(ctx, child, path+"/"+se.name); err != nil {
+				if se.sub, err = s.run(ctx, child, path+"/"+se.name, scanScope{scope, rel, in.files}); err != nil {
 					return nil, err
 				}
 				if se.sub.vanished {

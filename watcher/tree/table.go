@@ -5,6 +5,7 @@ package tree
 import (
 	"strings"
 
+	"github.com/heraldfs/heraldfs/internal/ignore"
 	"github.com/heraldfs/heraldfs/notify"
 )
 
@@ -21,7 +22,13 @@ type node struct {
 	root   int            // index of the root that it is, or -1
 	files  map[string]int // roots that are files in this directory
 
-	loose   bool // it was looked up, and may have moved before: nothing is sure until a fence
+	loose bool // it was looked up, and may have moved before: nothing is sure until a fence
+	// scope is what is left out in it, good while gen is the table's. rules are the patterns in the directory itself,
+	// if ruled says that they were read.
+	scope *ignore.Scope
+	rules *ignore.Rules
+	ruled bool
+
 	marked  bool
 	untold  bool   // it is not known whether it exists
 	triedAt uint64 // engine.moves, plus one, when it was last tried to be marked
@@ -44,6 +51,9 @@ type table struct {
 	gen     uint64
 	roots   []*node
 	shallow bool // roots only, nothing below
+	scope   *ignore.Scope
+	// load reads the patterns in a directory; nil if such files mean nothing.
+	load func(n *node, root int, path string) *ignore.Rules
 }
 
 func newTable(shallow bool) *table {
@@ -73,7 +83,7 @@ func (t *table) addRoot(obj notify.Object, index int, file string) *node {
 func (t *table) reset() {
 	t.nodes = make(map[notify.Object]*node, len(t.roots))
 	for _, r := range t.roots {
-		r.parent, r.kids = nil, nil
+		r.parent, r.kids, r.ruled = nil, nil, false
 		t.nodes[r.obj] = r
 	}
 	t.gen++
@@ -91,22 +101,31 @@ func (t *table) locateAt(n *node, depth int) (int, string) {
 	root, path := outside, ""
 	switch {
 	case n.root >= 0:
-		root = n.root
+		root, n.scope = n.root, t.scope
 	case n.loose:
 		root = unsure
 	case n.parent == nil || depth > maxDepth:
 	default:
 		r, p := t.locateAt(n.parent, depth+1)
 		if root = r; r >= 0 {
-			path = join(p, n.name)
+			path, n.scope = join(p, n.name), n.parent.scope
+			if n.scope.Ignored(path, true) {
+				root, path = outside, ""
+			}
 		}
+	}
+	if root >= 0 && t.load != nil {
+		if !n.ruled {
+			n.rules, n.ruled = t.load(n, root, path), true
+		}
+		n.scope = n.scope.In(path, n.rules)
 	}
 	n.gen, n.path, n.pathRoot = t.gen, path, root
 	return root, path
 }
 
-// entry returns where name in the directory n is. The name "." is n itself.
-func (t *table) entry(n *node, name string) (root int, path string) {
+// entry returns where name in the directory n is. The name "." is n itself. What is left out is outside.
+func (t *table) entry(n *node, name string, isDir bool) (root int, path string) {
 	if n == nil {
 		return outside, ""
 	}
@@ -119,6 +138,9 @@ func (t *table) entry(n *node, name string) (root int, path string) {
 	}
 	if name != "." && name != "" {
 		path = join(path, name)
+		if n.scope.Ignored(path, isDir) {
+			return outside, ""
+		}
 	} else if path == "" {
 		path = "."
 	}

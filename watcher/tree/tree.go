@@ -45,6 +45,9 @@ func Open(o Options) (*Tree, error) {
 		o.Mask = notify.DefaultMask
 	}
 	o.Mask |= tableMask
+	if !o.NoIgnoreFiles {
+		o.Mask |= notify.CloseWrite // a file of patterns has been written
+	}
 	roots, err := openRoots(&o)
 	if err != nil {
 		return nil, err

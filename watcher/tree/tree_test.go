@@ -74,9 +74,13 @@ func TestExchange(t *testing.T) {
 		must(t, os.Chmod(filepath.Join(dir, "a/x"), 0o755))
 		must(t, os.Chmod(filepath.Join(dir, "b/y"), 0o755))
 		must(t, unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, "a"), unix.AT_FDCWD, filepath.Join(dir, "b"), unix.RENAME_EXCHANGE))
+		var first []Record
+		if o.Backend == watcher.Portable {
+			first = r.fence() // what happens before it has looked comes in any order
+		}
 		write(t, filepath.Join(dir, "a/y/f"))
 		write(t, filepath.Join(dir, "b/x/g"))
-		first := r.fence()
+		first = append(first, r.fence()...)
 		got := lines(first)
 		if o.Backend == "inotify" {
 			// inotify tells it like a rename and one back. The disk says what it was, and what is
