@@ -210,6 +210,9 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 		}
 		return err
 	}
+	if opts.Share != nil {
+		report.backend, report.upstream, report.url = "server", opts.Share.Upstream(), f.remote.url
+	}
 	report.mounted(g, opts.Events)
 	go func() {
 		select {

@@ -32,7 +32,9 @@ type mountReport struct {
 
 // mounted says that there is a mount now, whose root tells of itself.
 func (m *mountReport) mounted(g *guest.Guest, events notify.Source) {
-	m.backend = "off"
+	if m.upstream == nil {
+		m.backend = "off"
+	}
 	if w, ok := events.(*watcher.Watcher); ok {
 		m.backend = w.Backend
 	}
@@ -75,6 +77,7 @@ func replayStatus(from *replay.Stats, known int) *status.Replay {
 	r := &status.Replay{
 		Events:   make(map[string]uint64),
 		Replayed: from.Replayed.Load(), Dropped: from.Dropped.Load(), Masked: from.Masked.Load(),
+		Echoes: from.Echoes.Load(), Late: from.Late.Load(),
 		Skipped: from.Skipped.Load(), Fallbacks: from.Fallbacks.Load(), Retries: from.Retries.Load(),
 		Unexpected: from.Unexpected.Load(), Overflows: from.Overflows.Load(), Reconciled: from.Reconciled.Load(),
 		Backlog: from.Backlog.Load(), KnownInodes: known, LastProblem: from.LastProblem(),

@@ -32,6 +32,8 @@ func descs() []desc {
 		{"replay_dropped_events_total", nil, "Changes of what the guest does not know, which nobody there can watch."},
 		{"replay_masked_events_total", nil, "Changes that --mask leaves out; only caches were dropped."},
 		{"replay_skipped_events_total", nil, "Changes that a later one by the guest itself had overtaken."},
+		{"replay_echoes_total", nil, "Changes told by the server that the guest had made itself."},
+		{"replay_late_events_total", nil, "Changes that were told before the share showed them."},
 		{"replay_fallbacks_total", nil, "Changes that could not be repeated; only caches were dropped."},
 		{"replay_retries_total", nil, "System calls of the replay that were made again because the guest's kernel was ahead."},
 		{"replay_unexpected_requests_total", nil, "Requests of the replay that it did not expect: a bug in heraldfs."},
@@ -147,6 +149,8 @@ func (s sink) replay(r *status.Replay) {
 	s.counter("replay_dropped_events_total", r.Dropped)
 	s.counter("replay_masked_events_total", r.Masked)
 	s.counter("replay_skipped_events_total", r.Skipped)
+	s.counter("replay_echoes_total", r.Echoes)
+	s.counter("replay_late_events_total", r.Late)
 	s.counter("replay_fallbacks_total", r.Fallbacks)
 	s.counter("replay_retries_total", r.Retries)
 	s.counter("replay_unexpected_requests_total", r.Unexpected)

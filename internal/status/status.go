@@ -55,6 +55,10 @@ type Replay struct {
 	Dropped  uint64 `json:"dropped"`
 	Masked   uint64 `json:"masked"`
 	Skipped  uint64 `json:"skipped"`
+	// Echoes came from the server and were the guest's own; Late are those that went out before the share
+	// showed them.
+	Echoes uint64 `json:"echoes,omitempty"`
+	Late   uint64 `json:"late,omitempty"`
 	// Fallbacks could not be repeated; caches were dropped.
 	Fallbacks  uint64 `json:"fallbacks"`
 	Retries    uint64 `json:"retries"`

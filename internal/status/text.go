@@ -90,6 +90,9 @@ func (r *Replay) text(t *table) {
 	}
 	t.row("losses", "%d overflows, %d events made up by comparing", r.Overflows, r.Reconciled)
 	t.row("trouble", "%d fallbacks, %d retries, %d unexpected requests", r.Fallbacks, r.Retries, r.Unexpected)
+	if r.Echoes+r.Late > 0 {
+		t.row("share", "%d events were the guest's own, %d went out ahead of their content", r.Echoes, r.Late)
+	}
 	if r.LastProblem != "" {
 		t.row("last problem", "%s", r.LastProblem)
 	}

@@ -49,6 +49,7 @@ type Share struct {
 	stats   *replay.Stats
 
 	barriers client.Barriers
+	upstream client.Stats
 	first    chan struct{} // closed when the first attempt has ended, well or not
 	once     sync.Once
 	ended    chan struct{} // closed when Run is about to return
@@ -116,6 +117,9 @@ func (s *Share) Hook(h Hooks) {
 	s.stale, s.caught, s.keep, s.stats = h.Stale, h.Caught, h.Cache, h.Stats
 }
 
+// Upstream are the live counters of the subscription.
+func (s *Share) Upstream() *client.Stats { return &s.upstream }
+
 // First is closed when the first attempt to connect has ended, well or not.
 func (s *Share) First() <-chan struct{} { return s.first }
 
@@ -152,7 +156,7 @@ func (s *Share) Run(ctx context.Context, emit func([]notify.Event)) error {
 	}
 	for {
 		o.Since = h.since
-		err := client.Run(ctx, o, h)
+		err := client.Run(ctx, o, s.upstream.Count(h))
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -160,7 +164,7 @@ func (s *Share) Run(ctx context.Context, emit func([]notify.Event)) error {
 			return err
 		}
 		s.log.Error("the server refuses us; trying again", "err", err, "retry", permanentPause)
-		if err := h.Disconnected(err, permanentPause); err != nil {
+		if err := s.upstream.Count(h).Disconnected(err, permanentPause); err != nil {
 			return err
 		}
 		select {
