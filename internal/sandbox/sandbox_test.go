@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,6 +122,61 @@ func TestEscape(t *testing.T) {
 				t.Logf("%s%s", &out, &errs)
 			}
 		})
+	}
+}
+
+// TestWatch: a watcher that was opened between Enter and Seal hears the host, and can mark directories that come later.
+func TestWatch(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.Fanotify)
+	program := buildProbe(t)
+	for _, mode := range []Mode{Namespace, Chroot, Landlock} {
+		for _, backend := range []string{"fanotify", "inotify"} {
+			t.Run(fmt.Sprint(mode, " ", backend), func(t *testing.T) {
+				if mode == Landlock && landlockABI() < minABI {
+					t.Skip(errNoLandlock(landlockABI()))
+				}
+				s := newSite(t, 0)
+				cmd := exec.Command(program, string(mode), s.dir, "watch", backend)
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var errs bytes.Buffer
+				cmd.Stderr = &errs
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				stuck := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+				defer stuck.Stop()
+				lines, heard := bufio.NewReader(out), ""
+				until := func(want string) {
+					t.Helper()
+					for line := ""; line != want+"\n"; heard += line {
+						if line, err = lines.ReadString('\n'); err != nil {
+							t.Fatalf("%q did not come: %v, %v\n%s%s", want, err, cmd.Wait(), heard, &errs)
+						}
+					}
+				}
+				until("ready")
+				for _, step := range []struct {
+					do   func() error
+					want string
+				}{
+					{func() error { return os.Mkdir(s.dir+"/d", 0o755) }, "event d"},
+					{func() error { return os.WriteFile(s.dir+"/d/f", nil, 0o644) }, "event f"},
+					{func() error { return os.WriteFile(s.dir+"/end", nil, 0o644) }, "event end"},
+				} {
+					if err := step.do(); err != nil {
+						t.Fatal(err)
+					}
+					until(step.want)
+				}
+				rest, err := io.ReadAll(lines)
+				if err := errors.Join(err, cmd.Wait()); err != nil || strings.Contains(heard+string(rest), "mark fails") {
+					t.Errorf("%v\n%s%s%s", err, heard, rest, &errs)
+				}
+			})
+		}
 	}
 }
 

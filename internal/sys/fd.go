@@ -65,6 +65,14 @@ var procIsCwd atomic.Bool
 // /proc/self/fd, for good.
 func ProcIsWorkingDirectory() { procIsCwd.Store(true) }
 
+// ProcSelf is the path of /proc/self/NAME.
+func ProcSelf(name string) string {
+	if procIsCwd.Load() {
+		return "../" + name
+	}
+	return "/proc/self/" + name
+}
+
 // Reopen opens the object that fd refers to again, with flags. The caller has
 // made sure that it is a regular file or a directory: opening anything else can
 // block or have effects.

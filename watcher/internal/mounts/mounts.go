@@ -8,6 +8,7 @@ package mounts
 
 import (
 	"fmt"
+	"io"
 	"path/filepath"
 	"sort"
 	"sync"
@@ -59,9 +60,9 @@ func Open(root string) (*Table, error) {
 	// The file remembers the state of the table when it was opened, so nothing
 	// that happens during the first scan is missed. It must not come near Go's
 	// network poller, which would poll the change away.
-	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(sys.ProcSelf("mountinfo"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open /proc/self/mountinfo: %w", err)
+		return nil, fmt.Errorf("open mountinfo: %w", err)
 	}
 	t := &Table{root: filepath.Clean(root), fd: fd, known: make(map[key]Mount)}
 	if _, _, err := t.Refresh(); err != nil {
@@ -99,7 +100,13 @@ func (t *Table) Below() []Mount {
 // Refresh reads the mount table again and returns what came (parents first) and
 // what went (children first).
 func (t *Table) Refresh() (added, gone []Mount, err error) {
-	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(t.root))
+	// By the descriptor, because a process may not be allowed to open the file again. That does not
+	// change what poll reports.
+	_, err = unix.Seek(t.fd, 0, io.SeekStart)
+	var infos []*mountinfo.Info
+	if err == nil {
+		infos, err = mountinfo.GetMountsFromReader(reader(t.fd), mountinfo.PrefixFilter(t.root))
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read mount table: %w", err)
 	}
@@ -132,6 +139,20 @@ func (t *Table) Refresh() (added, gone []Mount, err error) {
 		gone[i], gone[j] = gone[j], gone[i]
 	}
 	return added, gone, nil
+}
+
+// reader reads a descriptor.
+type reader int
+
+func (r reader) Read(b []byte) (int, error) {
+	n, err := sys.Retry(func() (int, error) { return unix.Read(int(r), b) })
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0 && len(b) > 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 func sortMounts(ms []Mount) {

@@ -3,11 +3,14 @@
 //
 //	probe MODE[-nohandles] DIR [SECRET HANDLE]
 //
-// SECRET is a file outside of DIR, HANDLE its handle: type, colon, bytes in hex.
+//	probe MODE DIR watch BACKEND
+//
+// The last prints the names of changes below DIR. SECRET is a file outside of DIR, HANDLE its handle: type, colon, bytes in hex.
 // Without them it waits to be ended.
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -21,6 +24,8 @@ import (
 
 	"github.com/heraldfs/heraldfs/internal/sandbox"
 	"github.com/heraldfs/heraldfs/internal/sys"
+	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/watcher"
 )
 
 func main() {
@@ -43,7 +48,8 @@ func run() error {
 	if mode, _, err = sandbox.Resolve(mode); err != nil {
 		return err
 	}
-	if mode == sandbox.Namespace && child == nil {
+	watching := len(os.Args) == 5 && os.Args[3] == "watch"
+	if (mode == sandbox.Namespace || watching) && child == nil {
 		status, err := sandbox.Supervise(mode, nil, func() { fmt.Println("ready") }, func() { fmt.Println("stopping") })
 		if err == nil {
 			os.Exit(status)
@@ -55,8 +61,17 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	var watch *watcher.Watcher
+	if watching {
+		if watch, err = watcher.Open(watcher.Options{Root: dir, Backend: os.Args[4], Logger: o.Logger}); err != nil {
+			return err
+		}
+	}
 	if err := sandbox.Seal(o, dir); err != nil {
 		return err
+	}
+	if watch != nil {
+		return follow(watch, dir, child)
 	}
 	if err := child.Ready(); err != nil {
 		return err
@@ -67,6 +82,45 @@ func run() error {
 	}
 	attack(dir, os.Args[3], os.Args[4])
 	return serve(dir)
+}
+
+// follow prints names, of changes in dir and in what is made in it, until one is "end".
+func follow(w *watcher.Watcher, dir string, child *sandbox.Child) error {
+	mark := func(path string) error {
+		if w.Marker == nil {
+			return nil
+		}
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		obj, _, err := sys.ObjectOf(fd)
+		if err != nil {
+			return err
+		}
+		return w.Marker.Mark(obj, fd)
+	}
+	if err := mark(dir); err != nil {
+		return err
+	}
+	if err := child.Ready(); err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	return w.Run(ctx, func(events []notify.Event) {
+		for _, e := range events {
+			if e.IsDir && e.Op == notify.OpCreate {
+				// A directory that a guest has looked up.
+				say("mark", mark(filepath.Join(dir, e.Name)))
+			}
+			fmt.Println("event", e.Name)
+			if e.Name == "end" {
+				end()
+			}
+		}
+	})
 }
 
 func say(what string, err error) {
