@@ -32,6 +32,9 @@ type Options struct {
 	// LimitedQueue bounds fanotify's queue as the sysctl says, so that tests can
 	// overflow it.
 	LimitedQueue bool
+	// Dropping says that privileges are given up after Open. What is mounted later is then heard of by its marked directories:
+	// there is a Marker, also for fanotify.
+	Dropping bool
 	// ForceInodeMarks makes fanotify do without filesystem marks.
 	ForceInodeMarks bool
 }
@@ -91,7 +94,7 @@ func open(o Options) (*Watcher, error) {
 func openFanotify(o Options) (*Watcher, error) {
 	f, err := fanotify.Open(fanotify.Options{
 		Root: o.Root, Mask: o.Mask, DropPid: o.DropPid, Ledger: o.Ledger, Logger: o.Logger,
-		LimitedQueue: o.LimitedQueue, InodeMarks: o.ForceInodeMarks,
+		LimitedQueue: o.LimitedQueue, InodeMarks: o.ForceInodeMarks, Dropping: o.Dropping,
 	})
 	if err != nil {
 		return nil, err
@@ -99,8 +102,11 @@ func openFanotify(o Options) (*Watcher, error) {
 	w := &Watcher{Source: f, Backend: Fanotify, Why: "filesystem marks work on every file system", HasPid: true}
 	if f.InodeMarks() {
 		w.Backend, w.Why, w.Marker = FanotifyInode, "inode marks asked for", f
-		if err := f.Refused(); err != nil {
+		switch err := f.Refused(); {
+		case err != nil:
 			w.Why = err.Error()
+		case o.Dropping && !o.ForceInodeMarks:
+			w.Backend, w.Why = Fanotify, "filesystem marks for what is mounted now, inode marks for what comes"
 		}
 	}
 	return w, nil

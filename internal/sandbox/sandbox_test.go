@@ -136,6 +136,7 @@ func TestWatch(t *testing.T) {
 					t.Skip(errNoLandlock(landlockABI()))
 				}
 				s := newSite(t, 0)
+				mountShared(t, s.dir)
 				cmd := exec.Command(program, string(mode), s.dir, "watch", backend)
 				out, err := cmd.StdoutPipe()
 				if err != nil {
@@ -163,7 +164,12 @@ func TestWatch(t *testing.T) {
 					want string
 				}{
 					{func() error { return os.Mkdir(s.dir+"/d", 0o755) }, "event d"},
+					{func() error { return os.Mkdir(s.dir+"/look-d", 0o755) }, "mark works"},
 					{func() error { return os.WriteFile(s.dir+"/d/f", nil, 0o644) }, "event f"},
+					// What is mounted later is on a file system without a mark.
+					{func() error { return os.Mkdir(s.dir+"/m", 0o755) }, "event m"},
+					{func() error { return later(t, s.dir, s.dir+"/m") }, "mark works"},
+					{func() error { return os.WriteFile(s.dir+"/m/g", nil, 0o644) }, "event g"},
 					{func() error { return os.WriteFile(s.dir+"/end", nil, 0o644) }, "event end"},
 				} {
 					if err := step.do(); err != nil {
@@ -178,6 +184,33 @@ func TestWatch(t *testing.T) {
 			})
 		}
 	}
+}
+
+// mountShared mounts a tmpfs such that what is mounted in it later arrives in the namespaces that have it.
+func mountShared(t *testing.T, dir string) {
+	t.Helper()
+	for _, m := range []struct {
+		typ   string
+		flags uintptr
+	}{{"tmpfs", 0}, {"", unix.MS_SHARED}} {
+		if err := unix.Mount("none", dir, m.typ, m.flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// later mounts a tmpfs on sub and has it looked up.
+func later(t *testing.T, dir, sub string) error {
+	if err := unix.Mount("none", sub, "tmpfs", 0, ""); err != nil {
+		return err
+	}
+	t.Cleanup(func() { unix.Unmount(sub, unix.MNT_DETACH) })
+	return os.Mkdir(filepath.Join(dir, "look-"+filepath.Base(sub)), 0o755)
 }
 
 // TestSupervise: neither process outlives the other, signals arrive, and the child's end is the parent's.

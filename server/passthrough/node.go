@@ -52,7 +52,7 @@ type node struct {
 // cacheable reports whether the guest may keep what st says of n, and its pages over opens.
 func (fs *FS) cacheable(n *node, nlink uint64) bool {
 	if (fs.opts.Marker != nil || fs.opts.Foreign) && !n.isDir() {
-		n.linked.Store(nlink > 1)
+		n.linked.Store(nlink > 1 && (fs.opts.Foreign || !fs.covered(n)))
 	}
 	return !n.volatile.Load() && !n.linked.Load()
 }
@@ -63,6 +63,12 @@ func (n *node) ino(host uint64) uint64 {
 		return host
 	}
 	return n.dev.ino(host)
+}
+
+// covered reports whether the Marker hears of n by every name.
+func (fs *FS) covered(n *node) bool {
+	c, ok := fs.opts.Marker.(interface{ Covered(notify.Object) bool })
+	return ok && c.Covered(n.obj)
 }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }

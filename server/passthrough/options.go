@@ -86,7 +86,8 @@ type Options struct {
 
 	// Ledger, if not nil, is told of every change before it is made.
 	Ledger notify.Ledger
-	// Marker, if not nil, marks each directory before the guest knows it.
+	// Marker, if not nil, marks each directory before the guest knows it. If it has a method Covered(notify.Object) bool, that says
+	// of which objects every change is heard of without; files that have several names are not cached otherwise.
 	Marker notify.Marker
 	// Observer, if not nil, is told of entries that READDIRPLUS hands out.
 	Observer Observer

@@ -35,6 +35,9 @@ type Options struct {
 	LimitedQueue bool
 	// InodeMarks asks for no filesystem mark even where it would work.
 	InodeMarks bool
+	// Dropping says that the caller gives CAP_SYS_ADMIN up after Open: what is mounted later
+	// gets inode marks.
+	Dropping bool
 }
 
 // Watcher is a notify.Source, and a notify.Marker if InodeMarks says so.
@@ -120,6 +123,7 @@ func (w *Watcher) open(root string, o Options) error {
 	if err := w.markFilesystems(o.InodeMarks); err != nil {
 		return err
 	}
+	w.inode = w.inode || o.Dropping
 	w.loop, err = loop.New(loop.Config{
 		Queue: (*queue)(w), Mounts: w.table, OnMount: w.onMount,
 		DropPid: o.DropPid, Ledger: o.Ledger, Logger: o.Logger,
@@ -145,6 +149,13 @@ func (w *Watcher) Close() error {
 
 // InodeMarks reports whether some directories are heard of only once they were marked.
 func (w *Watcher) InodeMarks() bool { return w.inode }
+
+// Covered reports whether a filesystem mark hears of everything on obj's file system.
+func (w *Watcher) Covered(obj notify.Object) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.marks.covered[coverKey(obj)]
+}
 
 // Refused is the first error that made InodeMarks true; nil if they were asked for.
 func (w *Watcher) Refused() error { return w.refused }

@@ -63,7 +63,7 @@ func run() error {
 	}
 	var watch *watcher.Watcher
 	if watching {
-		if watch, err = watcher.Open(watcher.Options{Root: dir, Backend: os.Args[4], Logger: o.Logger}); err != nil {
+		if watch, err = watcher.Open(watcher.Options{Root: dir, Backend: os.Args[4], Dropping: true, Logger: o.Logger}); err != nil {
 			return err
 		}
 	}
@@ -111,9 +111,9 @@ func follow(w *watcher.Watcher, dir string, child *sandbox.Child) error {
 	defer end()
 	return w.Run(ctx, func(events []notify.Event) {
 		for _, e := range events {
-			if e.IsDir && e.Op == notify.OpCreate {
-				// A directory that a guest has looked up.
-				say("mark", mark(filepath.Join(dir, e.Name)))
+			if name, ok := strings.CutPrefix(e.Name, "look-"); ok && e.Op == notify.OpCreate {
+				// As if a guest had looked it up.
+				say("mark", mark(filepath.Join(dir, name)))
 			}
 			fmt.Println("event", e.Name)
 			if e.Name == "end" {
