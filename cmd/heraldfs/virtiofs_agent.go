@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 
 	"github.com/mdlayher/vsock"
 	"github.com/spf13/pflag"
 
+	"github.com/heraldfs/heraldfs/internal/sandbox"
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/echo"
 	"github.com/heraldfs/heraldfs/protocol/transport"
@@ -133,10 +133,12 @@ func (f *agentFlags) file(ctx context.Context) (*os.File, func() error, error) {
 }
 
 // share watches dir and makes what is shown of it. It needs the privileges for fanotify.
-func (f *virtiofsFlags) share(dir string, c *agentChannel, log *slog.Logger) (*agents.Share, error) {
+func (f *virtiofsFlags) share(dir string, c *agentChannel, box sandbox.Options) (*agents.Share, error) {
+	log := box.Logger
 	ledger := echo.New(echo.Options{})
 	w, err := watcher.Open(watcher.Options{
 		Root: dir, Backend: f.agent.watcher, Mask: c.mask | cohereMask, DropPid: os.Getpid(), Ledger: ledger, Logger: log,
+		Dropping: box.Mode != sandbox.None,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", dir, err)

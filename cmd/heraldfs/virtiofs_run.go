@@ -276,7 +276,7 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 	}
 	var share *agents.Share
 	if agent != nil {
-		if share, err = f.share(dir, agent, box.Logger); err != nil {
+		if share, err = f.share(dir, agent, box); err != nil {
 			return err
 		}
 		newFS = func(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
