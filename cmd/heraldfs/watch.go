@@ -204,41 +204,25 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 		}
 		roots[i] = record.Root{Arg: path, IsDir: st.IsDir()}
 	}
-	// Checked before anything is opened or set up.
-	opts := record.Options{Format: f.format, TimeFormat: f.timefmt, Roots: roots, Null: f.null, NoNewline: f.noNewline, Filter: filter}
-	if _, err := record.New(io.Discard, opts); err != nil {
-		return err
-	}
-	logger, closeLog, err := f.log.open(false)
+	o, err := f.outlet(roots, filter, stdout)
 	if err != nil {
 		return err
 	}
-	defer closeLog()
-	if f.output != "" {
-		out, err := os.OpenFile(f.output, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-		if err != nil {
-			return fmt.Errorf("--outfile: %w", err)
-		}
-		defer out.Close()
-		stdout = out
-	}
+	defer o.close()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	t, err := tree.Open(tree.Options{
-		Roots: paths, NoRecursive: f.noRecursive, Ignore: f.ignore.patterns, NoIgnoreFiles: f.ignore.noFiles, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: logger,
+		Roots: paths, NoRecursive: f.noRecursive, Ignore: f.ignore.patterns, NoIgnoreFiles: f.ignore.noFiles, Backend: f.backend, Mask: mask, DropPid: os.Getpid(), Logger: o.log,
 	})
 	if err != nil {
 		return watchAdvice(err)
 	}
 	defer t.Close()
-	if f.quiet > 1 {
-		stdout = io.Discard
-	}
-	s := &watchSession{flags: f, stderr: stderr, out: stdout, records: f.format == "json" || f.format == "ndjson" || f.format == "msgpack"}
+	s := f.session(o, stderr)
 	if backends, _ := t.Backends(); slices.Contains(backends, watcher.Inotify) || slices.Contains(backends, watcher.Portable) {
-		s.own = ownOutput(stdout, paths)
+		s.own = ownOutput(o.out, paths)
 	}
-	return s.run(ctx, t.Run, opts)
+	return s.run(ctx, t.Run, o.opts)
 }
 
 const backendHelp = "how changes are heard of: auto, fanotify, inotify or portable; other systems than Linux have\nportable only, see docs/semantics.md"

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -117,45 +116,28 @@ func (f *watchFlags) runURL(ctx context.Context, u *transport.URL, filter *recor
 	if err != nil {
 		return err
 	}
-	opts := record.Options{Format: f.format, TimeFormat: f.timefmt, Null: f.null, NoNewline: f.noNewline, Filter: filter,
-		Roots: []record.Root{{Arg: ".", IsDir: true}}}
-	if _, err := record.New(io.Discard, opts); err != nil {
-		return err
-	}
-	logger, closeLog, err := f.log.open(false)
+	out, err := f.outlet([]record.Root{{Arg: ".", IsDir: true}}, filter, stdout)
 	if err != nil {
 		return err
 	}
-	defer closeLog()
-	if f.output != "" {
-		out, err := os.OpenFile(f.output, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
-		if err != nil {
-			return fmt.Errorf("--outfile: %w", err)
-		}
-		defer out.Close()
-		stdout = out
-	}
-	if f.quiet > 1 {
-		stdout = io.Discard
-	}
+	defer out.close()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	asJSON := f.format == "json" || f.format == "ndjson"
-	s := &watchSession{flags: f, stderr: stderr, out: stdout, records: asJSON || f.format == "msgpack"}
-	h := &urlHandler{s: s, json: asJSON, url: u, ignore: ignore.Top(f.ignore.patterns)}
+	s := f.session(out, stderr)
+	h := &urlHandler{s: s, json: f.asJSON(), url: u, ignore: ignore.Top(f.ignore.patterns)}
 	o := client.Options{
 		Dial:      func(ctx context.Context) (net.Conn, error) { return u.Dial(ctx, sec) },
 		Conn:      protocol.Options{Agent: agent()},
 		Subscribe: protocol.Subscribe{Root: u.Root, Mask: mask, Compact: compact},
 		Since:     since,
-		Logger:    logger,
+		Logger:    out.log,
 	}
 	if u.Network != "unix" {
 		o.Conn.Token = sec.Token()
 	}
 	err = s.run(ctx, func(ctx context.Context, _ func([]tree.Record)) error {
 		return client.Run(ctx, o, h)
-	}, opts)
+	}, out.opts)
 	if errors.Is(err, errOver) {
 		return nil
 	}
