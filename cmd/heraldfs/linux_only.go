@@ -48,3 +48,7 @@ func reportReady(error) {}
 func mountStatus(path string) ([]byte, error) {
 	return nil, fmt.Errorf("status %s: it is no socket of a server, and mounts need Linux", path)
 }
+
+func newAgentCommand() *cobra.Command {
+	return needsLinux("agent", "In a virtual machine: make the watchers of a virtiofs mount hear host changes")
+}
