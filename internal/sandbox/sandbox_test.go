@@ -133,7 +133,7 @@ func TestWatch(t *testing.T) {
 		for _, backend := range []string{"fanotify", "inotify"} {
 			t.Run(fmt.Sprint(mode, " ", backend), func(t *testing.T) {
 				if mode == Landlock && landlockABI() < minABI {
-					t.Skip(errNoLandlock(landlockABI()))
+					testenv.Lack(t, errNoLandlock(landlockABI()).Error())
 				}
 				s := newSite(t, 0)
 				mountShared(t, s.dir)
