@@ -39,6 +39,13 @@ type told struct {
 		Connected     int `json:"subscribers_connected"`
 	}
 	Listening []string
+	Upstream  *struct {
+		URL       string
+		Connected bool
+		Connects  uint64
+		Events    uint64
+		LastError string `json:"last_error"`
+	}
 }
 
 func statusOf(t testing.TB, arg string) *told {
@@ -308,4 +315,32 @@ func TestHealthBeforeReady(t *testing.T) {
 	eventually(t, "it is healthy", func() bool { code, _ := fetch(t, sock, "/healthz"); return code == 200 })
 	check(t, cmd.Process.Signal(unix.SIGTERM))
 	check(t, cmd.Wait())
+}
+
+// TestStatusShare: a mount that is fed by a server says when it has lost it, and that it has it again.
+func TestStatusShare(t *testing.T) {
+	s := newShare(t, "bind")
+	metrics := filepath.Dir(s.socket) + "/m"
+	d := s.mount("--metrics", metrics)
+	d.troubled = true // it says that the server is gone
+	_, err := os.ReadDir(s.mnt)
+	check(t, err)
+	write(t, s.host+"/f", "x")
+	d.sync()
+	if got := statusOf(t, s.mnt); !got.Healthy || got.Upstream == nil || !got.Upstream.Connected || got.Upstream.Connects != 1 || got.Upstream.Events == 0 || got.Upstream.URL != s.url {
+		t.Errorf("%+v, %+v", got, got.Upstream)
+	}
+	s.server.kill()
+	eventually(t, "the loss is told", func() bool { code, _ := fetch(t, metrics, "/healthz"); return code == 503 })
+	if _, body := fetch(t, metrics, "/healthz"); !strings.Contains(body, "no connection to "+s.url) {
+		t.Errorf("healthz: %s", body)
+	}
+	out, code := heraldfs(t, "status", s.mnt)
+	if code != 3 || !strings.Contains(out, "NOT HEALTHY: no connection to "+s.url) {
+		t.Errorf("status: exit %d\n%s", code, out)
+	}
+	s.serve()
+	eventually(t, "it is healthy again", func() bool { code, _ := fetch(t, metrics, "/healthz"); return code == 200 })
+	_, body := fetch(t, metrics, "/metrics")
+	has(t, body, "heraldfs_upstream_connected 1", "heraldfs_upstream_connects_total 2")
 }

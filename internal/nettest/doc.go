@@ -1,5 +1,5 @@
 // Package nettest has the tests of `heraldfs serve` and its subscribers over a network that fails. The
-// server runs in one network namespace and the subscribers in another one, with TLS and certificates
+// server runs in one network namespace and the subscribers, a mount among them, in another one, with TLS and certificates
 // on both sides.
 //
 // # The network
