@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -384,4 +385,46 @@ func TestShareServerAtStart(t *testing.T) {
 	if got := read(t, s.mnt+"/f"); got != "two" {
 		t.Errorf("with a server: %q", got)
 	}
+}
+
+// An event that SOURCE never shows goes out when its time is over, with a record of that, and keeps no other
+// one for longer.
+func TestShareLate(t *testing.T) {
+	s := newShare(t, "bind")
+	other := place(t, "other", "mnt")
+	check(t, os.WriteFile(other[0]+"/there", []byte("x"), 0o644))
+	d := serve(t, other[0], other[1], "--events", s.url, "--settle-timeout=300ms")
+	d.troubled = true
+	e := listen(t, other[1], notify.DefaultMask)
+	begin := time.Now()
+	for i := range 5 {
+		write(t, fmt.Sprintf("%s/missing-%d", s.host, i), "x")
+	}
+	write(t, s.host+"/there", "x")
+	e.wait(".", "CREATE missing-0")
+	e.wait(".", "MODIFY there")
+	if took := time.Since(begin); took < 300*time.Millisecond {
+		t.Errorf("nothing was waited for: %s", took)
+	}
+	d.said("ahead of its content", 1)
+	d.sync()
+	if out := must(t, "status", other[1]); !strings.Contains(out, "ahead of their content") {
+		t.Errorf("status does not tell:\n%s", out)
+	}
+}
+
+// What happens in a directory that the guest does not know is not looked at.
+func TestShareUnknown(t *testing.T) {
+	s := newShare(t, "loopback")
+	d := s.mount()
+	e := listen(t, s.mnt, notify.DefaultMask)
+	for i := range 20 {
+		write(t, fmt.Sprintf("%s/sub/f%d", s.host, i), "x")
+	}
+	d.sync()
+	out := must(t, "status", s.mnt)
+	if !regexp.MustCompile(`replayed +0; not told to the guest: [1-9]\d+ unknown`).MatchString(out) {
+		t.Errorf("status:\n%s", out)
+	}
+	fenced(t, s.host, e)
 }

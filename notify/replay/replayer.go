@@ -306,6 +306,9 @@ func (r *Replayer) batch(t *taken, local *perform.Local) (err error) {
 		r.ahead.advance(t.events, i)
 		r.found.now = i
 		remote := ev.Remote != nil && ev.Op != notify.OpOverflow
+		if r.recon.lost && remote && r.recon.swallow(r, ev) {
+			continue // what it is about cannot be known before the comparison
+		}
 		if remote && ev.Op != 0 && !r.resolved(ev) {
 			continue
 		}

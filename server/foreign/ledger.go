@@ -260,11 +260,15 @@ func (op *operation) strike(bit notify.Mask) {
 	}
 }
 
-// since returns when the guest began the oldest change of a name whose echo has not come.
-func (l *ledger) since(dir notify.Object, name string) (time.Time, bool) {
+// since returns when the guest began the oldest change of a name whose echo had not come at arrived.
+func (l *ledger) since(dir notify.Object, name string, arrived time.Time) (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	after := l.fenceLocked(arrived)
 	for _, op := range l.at[entryKey{dir, name}] {
+		if op.over(after) {
+			continue
+		}
 		for _, m := range op.more {
 			if m&(notify.Create|notify.Delete|notify.Moves) != 0 {
 				return op.begin, true
@@ -274,8 +278,19 @@ func (l *ledger) since(dir notify.Object, name string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// expire forgets what had ended before t, at which a barrier was asked for that has come back: all that
-// the host had to tell of it has been told.
+// quiet reports whether nothing can come back any more of what was done before t.
+func (l *ledger) quiet(t time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, op := range l.order {
+		if !op.gone && !op.over(t) {
+			return false
+		}
+	}
+	return true
+}
+
+// expire forgets what was over at t.
 func (l *ledger) expire(t time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -49,6 +49,18 @@ func (o *objects) setRoot(root notify.Object, ok bool) {
 	}
 }
 
+// forget drops every binding but the root's.
+func (o *objects) forget() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	root, ok := o.host[rootID]
+	clear(o.node)
+	clear(o.host)
+	if ok {
+		o.bindLocked(root, rootID)
+	}
+}
+
 func (o *objects) exact() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -86,10 +86,10 @@ func (s *Share) bindObjects(v replay.View, ev *notify.Event) replay.Verdict {
 	if s.cur.dir == 0 && s.cur.newDir == 0 && known == 0 {
 		return replay.Drop
 	}
-	if at, ok := s.ledger.since(s.own(s.cur.dir), ev.Name); ok {
+	if at, ok := s.ledger.since(s.own(s.cur.dir), ev.Name, rm.Arrived); ok {
 		// The guest did something to the name that has not come back: it was later than this.
 		ev.Time = at.Add(-time.Nanosecond)
-	} else if at, ok := s.ledger.since(s.own(s.cur.newDir), ev.NewName); ok {
+	} else if at, ok := s.ledger.since(s.own(s.cur.newDir), ev.NewName, rm.Arrived); ok {
 		ev.Time = at.Add(-time.Nanosecond)
 	}
 	if s.cur.dir == 0 && ev.Op == notify.OpCreate && !ev.IsDir {

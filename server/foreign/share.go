@@ -229,7 +229,11 @@ func (h *handler) Connected(sub *protocol.Subscribed) error {
 	}
 	n := s.session.Add(1)
 	h.background.Go(func() {
-		if err := s.caught(h.ctx); err != nil || s.session.Load() != n {
+		err := s.caught(h.ctx)
+		if errors.Is(err, notify.ErrNotSupported) {
+			s.log.Warn("the server cannot say whether we have caught up: caches stay short", "cache", s.opts.OfflineCache)
+		}
+		if err != nil || s.session.Load() != n {
 			return
 		}
 		s.timeouts(s.keep)
@@ -285,6 +289,8 @@ func (h *handler) Gap(g *protocol.Gap) error {
 }
 
 func (h *handler) overflow(scope string) {
+	// What names stood for is not known any more.
+	h.objects.forget()
 	h.emit([]notify.Event{{Op: notify.OpOverflow, Time: h.hostTime, Remote: &notify.Remote{DirPath: scope, Arrived: time.Now()}}})
 }
 
@@ -294,36 +300,53 @@ func (h *handler) dealt(seq uint64) {
 	}
 }
 
-// forgetEchoes lets the ledger forget what has not come back when the host has nothing more to tell.
+// forgetEchoes asks for barriers as long as something that the guest did may come back, so that the ledger knows
+// what cannot come any more, and forgets it some time later.
 func (s *Share) forgetEchoes(ctx context.Context) {
+	forget := time.NewTimer(echoKeep)
+	defer forget.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-forget.C:
 		case <-s.ledger.busy:
 		}
-		for s.ledger.len() > 0 && ctx.Err() == nil {
-			t := time.Now()
-			err := s.caught(ctx)
-			if err == nil {
-				s.ledger.expire(t)
-			} else if ctx.Err() == nil && !errors.Is(err, notify.ErrNotSupported) {
-				s.log.Debug("barrier", "err", err)
+		for ctx.Err() == nil {
+			asked := time.Now()
+			err := s.Barrier(ctx)
+			if errors.Is(err, notify.ErrNotSupported) && pause(ctx, blindLife) {
+				s.ledger.passed(asked, time.Now())
 			}
-			if errors.Is(err, notify.ErrNotSupported) {
-				s.ledger.expire(t.Add(-blindLife))
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(echoPause):
+			if s.ledger.quiet(asked) || !pause(ctx, echoPause) {
+				break
 			}
 		}
+		s.ledger.expire(time.Now().Add(-echoKeep))
+		if s.ledger.len() > 0 {
+			forget.Reset(echoKeep)
+		}
+	}
+}
+
+// pause reports whether it was not interrupted.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
 const (
 	// echoPause is the least time between two barriers on behalf of the ledger.
 	echoPause = 50 * time.Millisecond
+	// echoKeep is how long an operation is remembered after its end: events that came in time may still
+	// wait for their turn.
+	echoKeep = 30 * time.Second
 	// blindLife is how long an echo may take where the server has no barriers.
 	blindLife = 2 * time.Second
 )
