@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,12 +16,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/opgen"
 	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // shares are what SOURCE can be of a mount that takes its events from a server: a second bind mount of
 // the host's directory, and go-fuse's loopback file system with caches of a second.
 var shares = []string{"bind", "loopback"}
+
+// shareKinds leaves hard links out where the share answers for one of the names of a file, which may be another
+// file's by now: go-fuse's loopback goes by paths.
+func shareKinds(share, backend string) []opgen.Kind {
+	return slices.DeleteFunc(slices.Clone(kinds(backend)), func(k opgen.Kind) bool { return share == "loopback" && k == opgen.Link })
+}
 
 // loopback is the helper that stands for a foreign share.
 var loopback = sync.OnceValues(func() (string, error) {
@@ -111,7 +119,7 @@ func TestShareOneByOne(t *testing.T) {
 		for _, backend := range backends {
 			for seed := range scale(1, 20) {
 				t.Run(fmt.Sprintf("%s/%s/%d", share, backend, seed), func(t *testing.T) {
-					b := newShareBed(t, share, testenv.Tmpfs(t), backend, uint64(300+seed), 0, kinds(backend))
+					b := newShareBed(t, share, testenv.Tmpfs(t), backend, uint64(300+seed), 0, shareKinds(share, backend))
 					ops, err := b.gen.Run(context.Background(), scale(300, 2000), b.checked)
 					if err != nil {
 						t.Error(err)
@@ -130,7 +138,7 @@ func TestSharePaced(t *testing.T) {
 		for _, backend := range backends {
 			for seed := range scale(1, 20) {
 				t.Run(fmt.Sprintf("%s/%s/%d", share, backend, seed), func(t *testing.T) {
-					b := newShareBed(t, share, testenv.Tmpfs(t), backend, uint64(400+seed), 2*time.Millisecond, kinds(backend))
+					b := newShareBed(t, share, testenv.Tmpfs(t), backend, uint64(400+seed), 2*time.Millisecond, shareKinds(share, backend))
 					ops, err := b.gen.Run(context.Background(), scale(300, 2000), nil)
 					if err != nil {
 						t.Fatal(err)
