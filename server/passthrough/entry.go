@@ -44,7 +44,7 @@ func (fs *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 	}
 	defer dir.Release()
 	err = fs.lookup(p, dir.Int(), name, out)
-	if keep := fs.negativeTimeout(); err == unix.ENOENT && keep > 0 && !p.volatile.Load() {
+	if keep := fs.negativeTimeout(); err == unix.ENOENT && keep > 0 && !p.is(volatile) {
 		out.NodeId = 0
 		out.SetEntryTimeout(keep)
 		return fuse.OK
@@ -115,12 +115,12 @@ func (fs *FS) enter(p *node, name string, fd int, isPath bool, out *fuse.EntryOu
 	n.sawAt(p.id, name)
 	if n.isDir() {
 		if err := fs.mark(n, fd); err != nil {
-			n.volatile.Store(true)
+			n.set(volatile)
 			fs.log.Warn("directory cannot be watched and will not be cached", "nodeid", n.id, "error", err)
 		}
 	}
-	if p.volatile.Load() {
-		n.volatile.Store(true)
+	if p.is(volatile) {
+		n.set(volatile)
 	}
 	fs.fill(n, p, &st, out)
 	return n, kept, nil
@@ -204,7 +204,7 @@ func (fs *FS) fill(n, p *node, st *unix.Stat_t, out *fuse.EntryOut) {
 	if fs.opts.AnnounceSubmounts && n.isDir() && n.dev.dev != p.dev.dev {
 		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
 	}
-	if !p.volatile.Load() {
+	if !p.is(volatile) {
 		out.SetEntryTimeout(fs.entryTimeout())
 	}
 	if fs.cacheable(n, uint64(st.Nlink)) {
@@ -227,19 +227,19 @@ func fillAttr(a *fuse.Attr, n *node, st *unix.Stat_t) {
 // object exclude each other, and unmark looks at the table: so a node that is made while
 // an older one of the same object is forgotten keeps its mark.
 func (fs *FS) mark(n *node, fd int) error {
-	if fs.opts.Marker == nil || n.marked.Load() {
+	if fs.opts.Marker == nil || n.is(marked) {
 		return nil
 	}
 	mu := fs.markLock(n.obj)
 	mu.Lock()
 	defer mu.Unlock()
-	if n.marked.Load() {
+	if n.is(marked) {
 		return nil
 	}
 	if err := fs.opts.Marker.Mark(n.obj, fd); err != nil {
 		return err
 	}
-	n.marked.Store(true)
+	n.set(marked)
 	return nil
 }
 

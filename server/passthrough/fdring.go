@@ -35,7 +35,7 @@ func (r *fdRing) add(n *node, fd *sys.FD) *sys.FD {
 		return old
 	}
 	fd.Acquire()
-	n.cached, n.used, n.slot = fd, true, len(r.nodes)
+	n.cached, n.used, n.slot = fd, true, int32(len(r.nodes))
 	r.nodes = append(r.nodes, n)
 	n.mu.Unlock()
 	evicted := r.evictLocked(r.max)
@@ -79,7 +79,7 @@ func (r *fdRing) takeLocked(n *node) *sys.FD {
 }
 
 // setSlot needs fdRing.mu only: nobody reads slot without it.
-func (n *node) setSlot(slot int) { n.slot = slot }
+func (n *node) setSlot(slot int32) { n.slot = slot }
 
 // drop closes n's cached descriptor.
 func (r *fdRing) drop(n *node) {

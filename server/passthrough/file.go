@@ -115,7 +115,7 @@ func hostFlags(flags uint32) int {
 // report, and the POSIX locks of the few who read-lock through it are ended by Release. If
 // the file has locks now, closing it may have to end those of another descriptor, at once.
 func (fs *FS) openFlags(n *node, flags uint32) (out uint32) {
-	if fs.opts.KeepCache && !n.volatile.Load() && !n.linked.Load() {
+	if fs.opts.KeepCache && !n.is(volatile) && !n.is(linked) {
 		out = fuse.FOPEN_KEEP_CACHE
 	}
 	if flags&unix.O_ACCMODE == unix.O_RDONLY && n.lockState(false) == nil {

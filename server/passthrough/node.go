@@ -1,6 +1,7 @@
 package passthrough
 
 import (
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
@@ -22,16 +23,11 @@ type node struct {
 	// hostIno says that the guest sees the host's inode number, whatever the device.
 	hostIno bool
 
-	// next is the same object on another mount. Guarded by table.mu.
+	// next is a node of the same hash, as the same object on another mount. Guarded by table.mu.
 	next *node
 	// lookups is raised under table.mu for reading and lowered under it for writing.
 	lookups atomic.Uint64
-	// volatile is set when changes of the object are not told to anybody: it may not be cached.
-	volatile atomic.Bool
-	marked   atomic.Bool
-	// linked is set while a file has other names: in a directory that is not marked they
-	// can be written by without anybody being told.
-	linked atomic.Bool
+	flags   atomic.Uint32
 
 	mu sync.Mutex
 	// parent and name are where the node was seen last: a hint.
@@ -41,7 +37,7 @@ type node struct {
 	pin *sys.FD
 	// cached belongs to the fdRing, which it is in at slot.
 	cached *sys.FD
-	slot   int
+	slot   int32
 	used   bool
 	gone   bool
 	// files are what the guest has open, or with NoOpen, what is open for it.
@@ -52,9 +48,13 @@ type node struct {
 // cacheable reports whether the guest may keep what st says of n, and its pages over opens.
 func (fs *FS) cacheable(n *node, nlink uint64) bool {
 	if (fs.opts.Marker != nil || fs.opts.Foreign) && !n.isDir() {
-		n.linked.Store(nlink > 1 && (fs.opts.Foreign || !fs.covered(n)))
+		if nlink > 1 && (fs.opts.Foreign || !fs.covered(n)) {
+			n.set(linked)
+		} else {
+			n.flags.And(^uint32(linked))
+		}
 	}
-	return !n.volatile.Load() && !n.linked.Load()
+	return !n.is(volatile) && !n.is(linked)
 }
 
 // ino maps an inode number of n's device to the guest's.
@@ -70,6 +70,19 @@ func (fs *FS) covered(n *node) bool {
 	c, ok := fs.opts.Marker.(interface{ Covered(notify.Object) bool })
 	return ok && c.Covered(n.obj)
 }
+
+// Bits of node.flags.
+const (
+	// volatile is set when changes of the object are not told to anybody: it may not be cached.
+	volatile = 1 << iota
+	marked
+	// linked is set while a file has other names: in a directory that is not marked they
+	// can be written by without anybody being told.
+	linked
+)
+
+func (n *node) is(flag uint32) bool { return n.flags.Load()&flag != 0 }
+func (n *node) set(flag uint32)     { n.flags.Or(flag) }
 
 func (n *node) isDir() bool { return n.typ == unix.S_IFDIR }
 
@@ -121,16 +134,23 @@ func (n *node) dropPin(fd *sys.FD) {
 
 // table finds nodes.
 type table struct {
-	mu    sync.RWMutex
-	byID  map[uint64]*node
-	byObj map[notify.Object]*node
+	mu   sync.RWMutex
+	byID map[uint64]*node
+	// byObj chains, by next, the nodes whose object has the same hash: an Object as a key would cost
+	// twice the room.
+	byObj map[uint64]*node
+	seed  maphash.Seed
 	last  uint64
 	// numbered counts the nodes whose key is an inode number.
 	numbered int
 }
 
 func newTable() *table {
-	return &table{byID: map[uint64]*node{}, byObj: map[notify.Object]*node{}, last: rootID}
+	return &table{byID: map[uint64]*node{}, byObj: map[uint64]*node{}, seed: maphash.MakeSeed(), last: rootID}
+}
+
+func (t *table) hash(obj *notify.Object) uint64 {
+	return maphash.String(t.seed, obj.Handle) ^ obj.FS ^ uint64(obj.Type)<<32
 }
 
 func (t *table) get(id uint64) *node {
@@ -151,8 +171,8 @@ func (t *table) full(limit func() int) bool {
 }
 
 func (t *table) findLocked(obj notify.Object, m *mount) *node {
-	n := t.byObj[obj]
-	for n != nil && n.mnt != m {
+	n := t.byObj[t.hash(&obj)]
+	for n != nil && (n.mnt != m || n.obj != obj) {
 		n = n.next
 	}
 	return n
@@ -189,8 +209,9 @@ func (t *table) insert(fresh *node) (n *node, inserted bool) {
 		fresh.id = t.last
 	}
 	fresh.lookups.Store(1)
-	fresh.next = t.byObj[fresh.obj]
-	t.byObj[fresh.obj] = fresh
+	h := t.hash(&fresh.obj)
+	fresh.next = t.byObj[h]
+	t.byObj[h] = fresh
 	t.byID[fresh.id] = fresh
 	if fresh.obj.Type == notify.TypeInode {
 		t.numbered++
@@ -217,12 +238,13 @@ func (t *table) forget(id, count uint64) *node {
 
 func (t *table) removeLocked(n *node) {
 	delete(t.byID, n.id)
-	head := t.byObj[n.obj]
+	h := t.hash(&n.obj)
+	head := t.byObj[h]
 	if head == n {
 		if n.next == nil {
-			delete(t.byObj, n.obj)
+			delete(t.byObj, h)
 		} else {
-			t.byObj[n.obj] = n.next
+			t.byObj[h] = n.next
 		}
 	} else {
 		for head.next != n {
@@ -239,8 +261,10 @@ func (t *table) removeLocked(n *node) {
 // ids appends the nodeids of obj.
 func (t *table) ids(dst []uint64, obj notify.Object) []uint64 {
 	t.mu.RLock()
-	for n := t.byObj[obj]; n != nil; n = n.next {
-		dst = append(dst, n.id)
+	for n := t.byObj[t.hash(&obj)]; n != nil; n = n.next {
+		if n.obj == obj {
+			dst = append(dst, n.id)
+		}
 	}
 	t.mu.RUnlock()
 	return dst

@@ -102,15 +102,15 @@ func (fs *FS) refHint(n *node) *sys.FD {
 	if err != nil {
 		return nil
 	}
-	if !n.is(raw) {
+	if !n.isAt(raw) {
 		unix.Close(raw)
 		return nil
 	}
 	return sys.NewFD(raw)
 }
 
-// is reports whether fd refers to n's object on n's mount.
-func (n *node) is(fd int) bool {
+// isAt reports whether fd refers to n's object on n's mount.
+func (n *node) isAt(fd int) bool {
 	var h sys.Handle
 	kind, id, err := sys.HandleOf(fd, &h)
 	return err == nil && kind != sys.HandleNone && id == n.mnt.id &&
