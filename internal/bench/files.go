@@ -63,17 +63,17 @@ func (b *bench) workloads(bed *filesBed) []workload {
 	big := func(dir string) string { return filepath.Join(dir, "big") }
 	list := []workload{
 		{name: "find -printf, cold", rounds: 5, factor: 1.3, run: find},
-		{name: "find -printf, warm", rounds: 5, warm: 1, factor: 1.05, run: find},
-		{name: "stat of every file, warm", rounds: 5, warm: 1, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
+		{name: "find -printf, warm", rounds: 5, warm: 2, factor: 1.05, run: find},
+		{name: "stat of every file, warm", rounds: 5, warm: 2, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
 			_, _, err := lstatWalk(dir)
 			return err
 		})},
-		{name: "git status, warm", rounds: 5, warm: 1, factor: 1.05, run: prog("git", "status", "--porcelain")},
+		{name: "git status, warm", rounds: 5, warm: 2, factor: 1.05, run: prog("git", "status", "--porcelain")},
 		{name: "grep -r, cold", rounds: 5, factor: 1.3, run: grep},
-		{name: "grep -r, warm", rounds: 5, warm: 1, factor: 1.05, run: grep},
+		{name: "grep -r, warm", rounds: 5, warm: 2, factor: 1.05, run: grep},
 	}
 	if _, err := exec.LookPath("rg"); err == nil {
-		list = append(list, workload{name: "rg, warm", rounds: 5, warm: 1, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
+		list = append(list, workload{name: "rg, warm", rounds: 5, warm: 2, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
 	}
 	sequential := func(_ context.Context, dir string) error { return readAll(big(dir)) }
 	list = append(list,
