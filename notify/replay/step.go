@@ -267,7 +267,7 @@ func (f *FS) answerOpen(s *step, nodeid uint64, out *fuse.OpenOut) fuse.Status {
 		*out = dummyOpen()
 		return fuse.OK
 	}
-	if s.op != opOpen || s.ended || s.done {
+	if s.op != opOpen || s.ended || s.done && !f.noOpen {
 		return f.refuse(s, "open")
 	}
 	if s.src.node == nil || s.src.node.id != nodeid {
