@@ -189,6 +189,11 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 		if opts.Events != nil {
 			opts.Events.Close()
 		}
+		if ln, err := f.metrics.listen(ctx); err != nil {
+			return err
+		} else if ln != nil {
+			ln.Close()
+		}
 		return checkMountpoint(point)
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)

@@ -266,7 +266,7 @@ func TestMetrics(t *testing.T) {
 	// What cannot be had is told before anything is mounted.
 	write(t, run+"/file", "x")
 	for addr, want := range map[string]string{"nonsense": "give HOST:PORT", sock: "listens there", run + "/file": "no socket", "192.0.2.1:80": "192.0.2.1:80", run + "/none/m": "no such file"} {
-		for _, extra := range [][]string{nil, {"--daemon"}} {
+		for _, extra := range [][]string{nil, {"--daemon"}, {"--dry-run"}} {
 			args := append([]string{"mount", "--metrics", addr}, extra...)
 			other := place(t, "other")[0]
 			wrong(t, exec.Command(bin, append(args, src, other)...), "--metrics", want)
