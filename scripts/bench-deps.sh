@@ -14,6 +14,8 @@ need rg ripgrep
 need git git
 need strace strace
 need inotifywait inotify-tools
+need fswatch fswatch
+need watchman watchman
 need npm npm
 need gcc gcc
 need g++ g++

@@ -35,6 +35,7 @@ func sections() []section {
 		{"burst", (*bench).burst},
 		{"unknown", (*bench).unknown},
 		{"stream", (*bench).stream},
+		{"rivals", (*bench).rivals},
 		{"setup", (*bench).setup},
 		{"walk", (*bench).walk},
 		{"micro", (*bench).micro},
@@ -47,7 +48,7 @@ func sections() []section {
 func run(ctx context.Context, args []string, stdout, progress io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	markdown := flags.String("markdown", "", "write the tables to this `file` as markdown")
-	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream setup walk micro cold files requests")
+	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream rivals setup walk micro cold files requests")
 	quick := flags.Bool("quick", false, "run everything once and small, to see whether it works")
 	pictures := flags.String("plots", "", "write plots as SVG to this `directory`")
 	rounds := flags.Int("rounds", 15, "how often the walks are timed")
