@@ -68,7 +68,7 @@ Formats (--format):
            exchange, or about the watch itself: ready, overflow, rescan. Paths are relative to the PATH
            that is watched ("." is PATH itself); with several PATHs, root and old_root say which. A
            rename has path and old_path, or the one that is watched. cookie and pid are there if
-           known. A name that is not UTF-8 is whole in path_b64 (base64); path has U+FFFD in it then.
+           known, origin if a server has a name for that process (serve --origin). A name that is not UTF-8 is whole in path_b64 (base64); path has U+FFFD in it then.
   csv      the fields of text, in inotifywait's CSV; the new path of a rename is a fourth field.
   msgpack  a map for each record, with the keys of json; time is a timestamp, and a name that is
            not UTF-8 is a bin.

@@ -428,3 +428,34 @@ func TestShareUnknown(t *testing.T) {
 	}
 	fenced(t, s.host, e)
 }
+
+// A server that knows directories by path only, as those on other systems do: what it tells is heard, also
+// after a directory was renamed.
+func TestSharePortable(t *testing.T) {
+	for _, kind := range shareKinds {
+		t.Run(kind, func(t *testing.T) {
+			s := newShare(t, kind, "--watcher=portable")
+			d := s.mount()
+			e := listen(t, s.mnt, notify.DefaultMask, "sub")
+			step := func(err error, watch, text string) {
+				t.Helper()
+				check(t, err)
+				e.wait(watch, text)
+			}
+			step(os.WriteFile(s.host+"/sub/f", []byte("one"), 0o644), "sub", "CREATE f")
+			step(os.WriteFile(s.host+"/sub/f", []byte("two"), 0o644), "sub", "MODIFY f")
+			d.sync()
+			if got := read(t, s.mnt+"/sub/f"); got != "two" {
+				t.Errorf("read %q", got)
+			}
+			step(os.Rename(s.host+"/sub", s.host+"/renamed"), ".", "MOVED_FROM,ISDIR sub (1)")
+			step(os.Remove(s.host+"/renamed/f"), "sub", "DELETE f")
+			write(t, s.mnt+"/renamed/own", "x")
+			d.sync()
+			fenced(t, s.host, e)
+			if n := e.count("sub", "CREATE own"); n != 1 {
+				t.Errorf("the guest's own file was created %d times", n)
+			}
+		})
+	}
+}

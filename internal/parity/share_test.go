@@ -145,7 +145,8 @@ func TestSharePaced(t *testing.T) {
 					}
 					b.sync()
 					b.fence()
-					if backend == "inotify" {
+					if backend == "inotify" || share == "loopback" {
+						// What a file's own watch hears depends on knowing early which file it was.
 						b.directoriesOnly()
 					}
 					b.judgeMerged(ops)

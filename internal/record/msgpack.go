@@ -56,6 +56,10 @@ func (m *msgpack) append(dst []byte, seq uint64, r *tree.Record) []byte {
 		key("pid")
 		dst = mpUint(dst, uint64(r.Pid))
 	}
+	if r.Origin != "" {
+		key("origin")
+		dst = mpString(dst, r.Origin)
+	}
 	dst[at] |= byte(size)
 	return dst
 }
