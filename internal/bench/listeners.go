@@ -21,7 +21,6 @@ import (
 // listener is a watcher that runs while the operations are made.
 type listener struct {
 	name string
-	stop func() error
 
 	mu    sync.Mutex
 	heard []told
