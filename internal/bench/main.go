@@ -42,13 +42,14 @@ func sections() []section {
 		{"cold", (*bench).cold},
 		{"files", (*bench).files},
 		{"requests", (*bench).requestTable},
+		{"memory", (*bench).memory},
 	}
 }
 
 func run(ctx context.Context, args []string, stdout, progress io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	markdown := flags.String("markdown", "", "write the tables to this `file` as markdown")
-	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream rivals setup walk micro cold files requests")
+	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream rivals setup walk micro cold files requests memory")
 	quick := flags.Bool("quick", false, "run everything once and small, to see whether it works")
 	pictures := flags.String("plots", "", "write plots as SVG to this `directory`")
 	rounds := flags.Int("rounds", 15, "how often the walks are timed")
