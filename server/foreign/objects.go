@@ -183,14 +183,6 @@ func (o *objects) unpath() {
 	o.mu.Unlock()
 }
 
-// bound reports whether some host object is bound to the node.
-func (o *objects) bound(nodeid uint64) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, ok := o.host[nodeid]
-	return ok
-}
-
 // tree is the passthrough file system in the host's terms, for the replay.
 type tree struct {
 	*passthrough.FS

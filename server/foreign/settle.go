@@ -31,7 +31,7 @@ type settler struct {
 	late int
 	// inodes says whether SOURCE shows the host's inode numbers: 0 not known, 1 yes, -1 no.
 	inodes atomic.Int32
-	// seen and missed count what speaks for and against it.
+	// missed counts what speaks against it.
 	missed int
 }
 

@@ -3,7 +3,6 @@ package foreign
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -65,10 +64,9 @@ type Share struct {
 	session atomic.Uint64 // counts connections and their ends
 
 	// The client's goroutine's own.
-	emit   func([]notify.Event)
-	buf    []notify.Event
-	tried  bool // an attempt has ended
-	sealed bool
+	emit  func([]notify.Event)
+	buf   []notify.Event
+	tried bool // an attempt has ended
 
 	cur current
 }
@@ -122,9 +120,6 @@ func (s *Share) Upstream() *client.Stats { return &s.upstream }
 
 // First is closed when the first attempt to connect has ended, well or not.
 func (s *Share) First() <-chan struct{} { return s.first }
-
-// Online reports whether there is a connection and everything that it brought was replayed.
-func (s *Share) Online() bool { return s.online.Load() }
 
 func (s *Share) timeouts(d time.Duration) {
 	// An absence that the guest's kernel remembers cannot be taken back by name, so it is never long.
@@ -350,6 +345,3 @@ const (
 	// blindLife is how long an echo may take where the server has no barriers.
 	blindLife = 2 * time.Second
 )
-
-// String names the root for logs.
-func (s *Share) String() string { return fmt.Sprintf("root %q", s.opts.Root) }
