@@ -267,3 +267,34 @@ func TestUnprivileged(t *testing.T) {
 	}
 	d.ends("umount")
 }
+
+// TestNoOpen: the guest opens without a request, hears the host's closes, and the host hears the guest's.
+func TestNoOpen(t *testing.T) {
+	dirs := place(t, "src", "mnt")
+	src, mnt := dirs[0], dirs[1]
+	serve(t, src, mnt, "--no-open", "--watcher=fanotify")
+	write(t, src+"/f", "one")
+	native, guest := listen(t, src, notify.DefaultMask), listen(t, mnt, notify.DefaultMask)
+	read := func() string {
+		t.Helper()
+		b, err := os.ReadFile(mnt + "/f")
+		check(t, err)
+		return string(b)
+	}
+	if got := read(); got != "one" {
+		t.Errorf("read %q", got)
+	}
+	write(t, src+"/f", "two")
+	guest.wait(".", "CLOSE_WRITE f")
+	if got := read(); got != "two" {
+		t.Errorf("read %q after CLOSE_WRITE", got)
+	}
+	write(t, mnt+"/g", "guest")
+	native.wait(".", "CLOSE_WRITE g")
+	if got, err := os.ReadFile(src + "/g"); err != nil || string(got) != "guest" {
+		t.Errorf("the host reads %q, %v", got, err)
+	}
+	for _, extra := range []string{"--notify=off", "--default-permissions=false", "--watcher=inotify"} {
+		wrong(t, mountCommand(src, place(t, "other")[0], "--no-open", extra), "--no-open")
+	}
+}
