@@ -228,6 +228,7 @@ func (e *engine) changed(h *hint) {
 func (e *engine) removed(h *hint) {
 	k := e.known(h.name)
 	if k == nil {
+		e.doubtUnknown(h.name)
 		return
 	}
 	s := look(h.name)
@@ -309,6 +310,13 @@ func (e *engine) doubt(path string) {
 		e.doubts = make(map[string]uint64)
 	}
 	e.doubts[path], e.fenceWants = e.fenceMade+1, true
+}
+
+// doubtUnknown is for a notification that something has left a name of which nothing is known.
+func (e *engine) doubtUnknown(path string) {
+	if dir, name := e.find(path); dir != nil && name != "" && !dir.leftOut(name, false) {
+		e.doubt(path)
+	}
 }
 
 // settle looks again at the names in doubt. Nothing is queued.

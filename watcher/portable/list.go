@@ -138,7 +138,11 @@ func (e *engine) rules(n *node) {
 	if e.noFiles || n.top != nil && n.top.index < 0 {
 		return
 	}
-	f, err := os.Open(n.join(ignore.FileName))
+	path := n.join(ignore.FileName)
+	if fi, err := os.Lstat(path); err != nil || !fi.Mode().IsRegular() {
+		return // a symlink may lead anywhere, and a FIFO would have us wait
+	}
+	f, err := os.Open(path)
 	if err != nil {
 		return
 	}

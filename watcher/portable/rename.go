@@ -11,6 +11,7 @@ import (
 func (e *engine) left(h *hint, i int, now time.Time) time.Duration {
 	k := e.known(h.name)
 	if k == nil {
+		e.doubtUnknown(h.name)
 		return 0
 	}
 	if k.top != nil {
@@ -131,6 +132,9 @@ func (e *engine) renamed(h *hint, k *node, c *hint) {
 	e.emit(Event{Kind: Rename, IsDir: k.state.dir, Root: root, Path: path, OldRoot: oldRoot, OldPath: oldPath, Time: h.at})
 	e.ruledAt(from, oldName, h.at)
 	e.ruledAt(dir, name, h.at)
+	if was.exists {
+		e.doubt(h.name) // an exchange looks like a rename and one back
+	}
 	switch {
 	case is.id.is(k.state.id):
 		if !k.state.dir {
