@@ -46,8 +46,6 @@ type Conn struct {
 	requests opcount.Counts
 	running  sync.WaitGroup // reader, watchdog and handlers
 
-	hot atomic.Bool // requests come one upon the other
-
 	fdMu sync.RWMutex
 	fd   int // -1 when closed
 
@@ -79,9 +77,6 @@ func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error
 		return nil, err
 	}
 	id, err := identify(unix.AT_FDCWD, point, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
 	if err != nil {
 		err = errors.Join(err, unmountPath(point, true))
 		unix.Close(fd)

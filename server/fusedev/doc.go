@@ -17,10 +17,6 @@
 // FSYNCDIR, SYNCFS, FALLOCATE, COPY_FILE_RANGE, READ of more than 64 KiB and WRITE of more
 // than 256 KiB.
 //
-// Who has got a reply often asks again at once, from another CPU, and waking a sleeping reader
-// takes longer than most requests. So while requests come one upon the other the reader
-// looks for the next for a few microseconds, yielding in between, before it sleeps.
-//
 // A quick request can turn out slow. The watchdog looks once a millisecond whether the
 // reader is still in the handler that it was in at the last look; if so it passes
 // the role to a new goroutine, and the old one ends after its reply (server/turns).

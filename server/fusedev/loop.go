@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -14,40 +13,27 @@ import (
 	"github.com/heraldfs/heraldfs/server/turns"
 )
 
-// Who has just got a reply often asks again at once. While requests come within hotGap of each other, the
-// reader looks for the next one for spinFor, with a yield between looks, before it sleeps: to be
-// woken on another CPU takes longer than most requests.
-const (
-	spinFor = 20 * time.Microsecond
-	hotGap  = 100 * time.Microsecond
-)
-
-// readNow is a read that does not wait, and so need not tell the scheduler that it might.
-func readNow(fd int, b []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+// read is syscall.Read without the os package's bookkeeping.
+func read(fd int, b []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.Syscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return int(n), errno
 }
 
 // next reads one request. It returns false when the connection has ended.
 func (c *Conn) next(h *hand) (int, bool) {
-	began := time.Now()
 	for {
-		n, errno := readNow(c.fd, h.in)
+		n, errno := read(c.fd, h.in)
 		switch errno {
 		case 0:
 			if n < inHeaderSize {
 				c.end(fmt.Errorf("read %s: request of %d bytes", devicePath, n))
 				return 0, false
 			}
-			c.hot.Store(time.Since(began) < hotGap)
 			return n, true
 		case unix.EINTR, unix.ENOENT:
 			// ENOENT: the caller was killed before its request was read.
 		case unix.EAGAIN:
-			if c.hot.Load() && time.Since(began) < spinFor {
-				syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
-				continue
-			}
+			// Somebody made the descriptor non-blocking.
 			fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
 			if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 				c.end(fmt.Errorf("poll %s: %w", devicePath, err))
