@@ -22,7 +22,7 @@ type Source interface {
 	// end is an error. emit is called from one goroutine; it owns neither the
 	// slice nor may it keep it, and it must not block for long: while it does,
 	// the kernel's queue grows. An empty slice tells that the queue has been
-	// read to its end.
+	// read to its end since the last one that was not.
 	Run(ctx context.Context, emit func([]Event)) error
 	// Close ends Run and frees what the source holds. Idempotent.
 	Close() error
