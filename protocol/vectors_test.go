@@ -79,6 +79,13 @@ func goodVectors() []goodVector {
 		{"pong-sync", "the last one was 99", &Pong{ID: 8, Seq: 99}},
 		{"gap", "61 to 1000 fell off the journal; compare dir/sub", &Gap{First: 61, Last: 1000, Scope: "dir/sub", Reason: GapJournal}},
 		{"gap-stream", "another stream: compare everything", &Gap{First: 1, Last: 0, Reason: GapStream}},
+		{"attach", "an agent's thread 147 will perform the calls", &Attach{Tid: 147}},
+		{"calls", "open the directory dir as slot 3, and rename a in it to b in the root", &Calls{ID: 9, Calls: []notify.Call{
+			{Op: notify.CallWalk, Dir: notify.SlotRoot, Name: "dir", Slot: 3},
+			{Op: notify.CallRename, Dir: 3, Name: "a", NewDir: notify.SlotRoot, NewName: "b"},
+		}}},
+		{"results", "the first was performed, the second gave ENOENT", &Results{ID: 9, Done: 1, Errno: 2}},
+		{"hail", "whoever is there, open anew", &Hail{}},
 		{"error", "no such root", &Error{Code: CodeNoRoot, Text: "no root \"tmp\""}},
 		{"inquire", "how is the server doing", &Inquire{}},
 		{"status", "it is healthy", &Status{JSON: []byte(`{"kind":"serve","healthy":true}`)}},

@@ -115,6 +115,11 @@ func (a asker) InvalInode(nodeid uint64, _, _ int64) error {
 		}
 		return r.dirs.later(notify.Call{Op: notify.CallStat, Dir: dir})
 	}
+	var attr fuse.Attr
+	if !r.cfg.Tree.Attr(nodeid, &attr).Ok() || attr.Nlink == 0 {
+		// It lives in the guest until its last name is told to be gone: what could be asked of it is made up.
+		return nil
+	}
 	name, ok := r.fs.aside.put(n)
 	if !ok {
 		if err := r.dirs.flush(); err != nil {
