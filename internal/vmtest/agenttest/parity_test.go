@@ -114,7 +114,7 @@ func parity(b *bed, seed uint64) {
 }
 
 // withoutEnds leaves out what a file's own watch hears when the file is gone: with a Linux 6.12 guest it
-// can be missing for a file that was moved out of the tree and back.
+// can be missing for a file that was moved out of the tree.
 func withoutEnds(c *compared, records []inotest.Record) []inotest.Record {
 	dirs := c.gen.Static()
 	return slices.DeleteFunc(slices.Clone(records), func(r inotest.Record) bool {
