@@ -19,26 +19,17 @@ import (
 // filesDirs directories of files are what passthrough_hp can know with 20,000 descriptors.
 const filesDirs = 600
 
-// sorts of targets of issue and documentation.
-type goal uint8
-
-const (
-	// atNative: a factor of the native time.
-	atNative goal = iota
-	// atFloor: a factor of the native time and the requests of the run, each at the round trip of
-	// a bare C daemon.
-	atFloor
-)
-
 // workload is something that is done with the files of a mount. Each run gets a mount of its own, so that
 // no other mount of the same files has work to do.
 type workload struct {
 	name   string
 	rounds int
 	// warm runs are not timed; without one the mount is cold.
-	warm   int
-	goal   goal
-	factor float64
+	warm int
+	// factor is the target of the documentation: of the native time, and with overFloor of the native
+	// time and the requests of the run, each at the round trip of a bare C daemon.
+	factor    float64
+	overFloor bool
 	// prepare and clean work on the source, while nothing is mounted.
 	prepare, clean func(src string) error
 	run            func(ctx context.Context, dir string) error
@@ -88,9 +79,9 @@ func (b *bench) workloads(bed *filesBed) []workload {
 		workload{name: "overwrite", rounds: 5, warm: 1, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
 			return writeAll(filepath.Join(dir, "out"), bed.bigSize, unix.O_CREAT)
 		}},
-		workload{name: fmt.Sprintf("create %d small files", bed.few), rounds: 3, goal: atFloor, factor: 1.5, prepare: makes("new"), clean: removes("new"),
+		workload{name: fmt.Sprintf("create %d small files", bed.few), rounds: 3, overFloor: true, factor: 1.5, prepare: makes("new"), clean: removes("new"),
 			run: func(_ context.Context, dir string) error { return smallFiles(filepath.Join(dir, "new"), bed.few) }},
-		workload{name: fmt.Sprintf("unlink %d small files", bed.few), rounds: 3, goal: atFloor, factor: 1.5,
+		workload{name: fmt.Sprintf("unlink %d small files", bed.few), rounds: 3, overFloor: true, factor: 1.5,
 			prepare: func(src string) error {
 				return errors.Join(makes("new")(src), smallFiles(filepath.Join(src, "new"), bed.few))
 			},
@@ -98,11 +89,11 @@ func (b *bench) workloads(bed *filesBed) []workload {
 			run: func(_ context.Context, dir string) error {
 				return repeat(bed.few, func(i int) error { return os.Remove(filepath.Join(dir, "new", strconv.Itoa(i))) })
 			}},
-		workload{name: "untar", rounds: 3, goal: atFloor, factor: 1.5, prepare: makes("new"), clean: removes("new"),
+		workload{name: "untar", rounds: 3, overFloor: true, factor: 1.5, prepare: makes("new"), clean: removes("new"),
 			run: func(ctx context.Context, dir string) error {
 				return command(ctx, filepath.Join(dir, "new"), "tar", "xf", bed.tar)
 			}},
-		workload{name: "rm -rf", rounds: 3, goal: atFloor, factor: 1.5, clean: removes("new"),
+		workload{name: "rm -rf", rounds: 3, overFloor: true, factor: 1.5, clean: removes("new"),
 			prepare: func(src string) error {
 				return errors.Join(makes("new")(src), command(b.ctx, filepath.Join(src, "new"), "tar", "xf", bed.tar))
 			},
@@ -326,7 +317,7 @@ func (t *table) workload(b *bench, w workload, peers []peer, times [][]time.Dura
 	b.bars = append(b.bars, bars)
 	floor := native + time.Duration(requests)*trip
 	limit := time.Duration(w.factor * float64(native))
-	if w.goal == atFloor {
+	if w.overFloor {
 		limit = time.Duration(w.factor * float64(floor))
 	}
 	said := "heraldfs"
@@ -334,7 +325,7 @@ func (t *table) workload(b *bench, w workload, peers []peer, times [][]time.Dura
 		said = fmt.Sprintf("%s, by %.2f", name, ratio(ours, fastest))
 	}
 	what := "native"
-	if w.goal == atFloor {
+	if w.overFloor {
 		what = "floor"
 	}
 	t.row(append(cells, strconv.Itoa(requests), short(floor), fmt.Sprintf("%.2f x %s: %s", w.factor, what, verdict(ours <= limit)), said)...)

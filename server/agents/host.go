@@ -68,7 +68,6 @@ type Host struct {
 	mu     sync.Mutex
 	newest *agent
 	fresh  chan struct{} // closed and replaced when newest changes
-	closed bool
 }
 
 var _ replay.Agents = (*Host)(nil)

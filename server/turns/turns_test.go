@@ -9,12 +9,17 @@ const limit = 20 * time.Second
 
 func TestSlots(t *testing.T) {
 	s := Slots{Max: 2}
-	if !s.Take() || !s.Take() || s.Take() {
-		t.Fatal("not two slots")
+	take := func(want ...bool) {
+		t.Helper()
+		for i, ok := range want {
+			if s.Take() != ok {
+				t.Fatalf("slot %d: Take is %v, want %v", i, !ok, ok)
+			}
+		}
 	}
-	if s.Free(); !s.Take() || s.Take() {
-		t.Fatal("not one slot")
-	}
+	take(true, true, false)
+	s.Free()
+	take(true, false)
 }
 
 // TestRelieve: a handler that does not come back loses its role, also when the watchdog had fallen asleep, and one

@@ -47,7 +47,6 @@ type compared struct {
 	guest  string
 	gen    *opgen.Generator
 	native *inotest.Recorder
-	stale  int
 }
 
 func parity(b *bed, seed uint64) {
