@@ -71,7 +71,7 @@ func (s *script) Close() error {
 // counter counts the requests of the guest's kernel that name something.
 type counter struct {
 	fuse.RawFileSystem
-	n atomic.Int64
+	n, opens atomic.Int64
 	// noOpen answers OPEN with ENOSYS, after which the kernel opens without asking.
 	noOpen atomic.Bool
 }
@@ -123,6 +123,7 @@ func (c *counter) Rename(cancel <-chan struct{}, in *fuse.RenameIn, oldName, new
 
 func (c *counter) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	c.n.Add(1)
+	c.opens.Add(1)
 	if c.noOpen.Load() {
 		return fuse.ENOSYS
 	}

@@ -61,3 +61,25 @@ func TestOpenWithoutRequest(t *testing.T) {
 	}
 	b.heard()
 }
+
+// TestWithoutOpen replays ends of files where the server takes no OPEN: also the first, which is the one
+// that the kernel asks for.
+func TestWithoutOpen(t *testing.T) {
+	b := newBed(t, before(t))
+	b.fs.WithoutOpen()
+	b.watch("d")
+	was := b.requests.opens.Load()
+	for _, name := range []string{"g", "h"} {
+		b.write("d/"+name, name)
+		obj := b.obj("d/" + name)
+		b.push(b.ev(notify.OpCreate, "d", name, obj), b.ev(notify.OpCloseWrite, "d", name, obj))
+		quoted := fmt.Sprintf("%q", name)
+		b.expect("d CREATE "+quoted, "d OPEN "+quoted, "d CLOSE_WRITE "+quoted)
+		if n := b.requests.opens.Load() - was; n != 1 {
+			t.Errorf("%s: %d requests OPEN, must be the first alone", name, n)
+		}
+	}
+	if n := b.fs.Stats().Fallbacks.Load(); n != 0 {
+		t.Errorf("%d events fell back to dropping caches", n)
+	}
+}
