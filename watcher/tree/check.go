@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/sys"
 	"github.com/heraldfs/heraldfs/notify"
 )
 
@@ -81,6 +82,11 @@ func (e *engine) exists(dir notify.Object, name string) (yes, ok bool) {
 			path = ""
 		}
 		if fd, err = e.host.openPath(root, path); err != nil {
+			return false, false
+		}
+		// The path is that of this point of the stream; another directory may have it by now.
+		if obj, _, err := sys.ObjectOf(fd); err != nil || obj != dir {
+			unix.Close(fd)
 			return false, false
 		}
 	}
