@@ -106,10 +106,14 @@ func (b *bench) polled(name, source string, argv ...string) (*mount, error) {
 	})
 }
 
-// all mounts source with everything that can be compared, the native tree first.
+// all mounts source with everything that can know as many files as the walks have, the native tree
+// first: passthrough_hp needs a descriptor for each.
 func (b *bench) all(source string) ([]*mount, error) {
 	var mounts []*mount
 	for _, p := range b.peers() {
+		if p.name == "passthrough_hp" {
+			continue
+		}
 		m, err := p.open(b, source)
 		if err != nil {
 			return nil, err
