@@ -204,6 +204,73 @@ func TestBatches(t *testing.T) {
 			rename 1/f > 1/g
 			rename 1/g > 1/f !
 			delete 1/f !`},
+		{"a lost rename that the end of a replaced file proves", `
+			RENAME 1/a > 1/b =2
+			RENAME 1/b > 1/a =2
+			RENAME 1/c > 1/b =3
+			DELETE_SELF =2
+			CREATE 1/c =4`, `
+			rename 1/a > 1/b
+			rename 1/b > 1/a
+			rename 1/a > 1/b !
+			rename 1/c > 1/b !
+			delete_self =2
+			create 1/c`},
+		{"the end of a file that was unlinked proves no rename", `
+			RENAME 1/a > 1/b =2
+			RENAME 1/b > 1/a =2
+			RENAME 1/c > 1/b =3
+			DELETE_SELF =2
+			DELETE 1/a =2
+			CREATE 1/c =4`, `
+			rename 1/a > 1/b
+			rename 1/b > 1/a
+			rename 1/c > 1/b !
+			delete_self =2
+			delete 1/a !
+			create 1/c`},
+		{"the end of a file of which the unlink may come yet proves no rename", `
+			RENAME 1/a > 1/b =2
+			RENAME 1/b > 1/a =2
+			RENAME 1/c > 1/b =3
+			DELETE_SELF =2`, `
+			rename 1/a > 1/b
+			rename 1/b > 1/a !
+			rename 1/c > 1/b !
+			delete_self =2`},
+		{"no lost rename of a file that is gone", `
+			RENAME 1/a > 1/b =2
+			RENAME 1/b > 1/a =2
+			DELETE_SELF =2
+			CREATE 1/a =3`, `
+			rename 1/a > 1/b
+			rename 1/b > 1/a !
+			delete_self =2
+			create 1/a !`},
+		{"a lost rename to an entry that a merged delete has freed", `
+			RENAME 1/b > 1/y =2
+			RENAME 1/y > 1/b =2
+			CREATE|DELETE 1/y =3
+			RENAME 1/y > 1/z =2`, `
+			rename 1/b > 1/y
+			rename 1/y > 1/b
+			create 1/y
+			delete 1/y
+			rename 1/b > 1/y !
+			rename 1/y > 1/z !`},
+		{"a lost rename to an entry that another file has got since", `
+			RENAME 1/g > 1/f =2
+			MODIFY|DELETE 1/f =2
+			RENAME 1/f > 1/g =2
+			DELETE_SELF =2
+			CREATE 1/f =3`, `
+			rename 1/g > 1/f
+			modify 1/f
+			rename 1/f > 1/g
+			rename 1/g > 1/f !
+			delete_self =2
+			delete 1/f
+			create 1/f !`},
 		{"a modify proves no rename", `
 			RENAME 1/a > 1/b =2
 			RENAME 1/b > 1/a =2

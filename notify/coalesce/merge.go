@@ -45,6 +45,7 @@ type object struct {
 	linkCount                 bool // its link count changed while it was not overwritten
 	over                      bool // another object was renamed over it
 	gone                      bool // it told DELETE_SELF
+	deleted                   bool // the batch has a DELETE of it
 	verify                    bool
 }
 
@@ -151,7 +152,8 @@ func (m *merger) object(id notify.Object) int32 {
 }
 
 // pointSelf gives each record about a directory itself the entry that the
-// directory has until its next rename, which is where its watchers knew it.
+// directory has until its next rename, which is where its watchers knew it. It also
+// notes which objects the batch has a DELETE of.
 func (m *merger) pointSelf() {
 	for i := len(m.raws) - 1; i >= 0; i-- {
 		r, o := &m.raws[i], m.recs[i].obj
@@ -159,6 +161,8 @@ func (m *merger) pointSelf() {
 		case o == none:
 		case r.Mask&notify.Rename != 0:
 			m.objs[o].nextRename = int32(i)
+		case r.Mask&notify.Delete != 0:
+			m.objs[o].deleted = true
 		case aboutDir(r):
 			m.recs[i].self = m.objs[o].nextRename
 		}

@@ -5,6 +5,8 @@ import "github.com/heraldfs/heraldfs/notify"
 // maxHidden bounds the chain of lost renames that is looked for, and the
 // renames of one object that are compared.
 //
+// maxAhead bounds how far ahead is looked for the record that proves something.
+//
 // maxLinks bounds the late DELETEs of one object that follow its renames, and
 // maxDepth the directories above one.
 const (
@@ -12,6 +14,7 @@ const (
 	maxCompare = 32
 	maxLinks   = 64
 	maxDepth   = 2048
+	maxAhead   = 1024
 )
 
 // read takes record k into account.
@@ -70,10 +73,48 @@ func (m *merger) readRename(k int32) {
 		m.put(rec.obj, to, k)
 		return
 	}
+	m.overwritten(k, to)
 	m.transfer(rec.obj, from, to, k)
 	if r.Mask&notify.IsDir != 0 {
 		m.dirRename = k
 	}
+}
+
+// overwritten carries out the lost renames of a file that k, a RENAME, has replaced. The kernel tells the end of the
+// replaced file next, and under no name: if the batch has left it at another entry, it had come to this one.
+func (m *merger) overwritten(k int32, to entry) {
+	if int(k)+1 == len(m.raws) || to.dir.IsZero() {
+		return
+	}
+	r, i := &m.raws[k+1], m.recs[k+1].obj
+	if i == none || i == m.recs[k].obj || !r.Dir.IsZero() || r.Mask&notify.DeleteSelf == 0 || r.Mask&(notify.Rename|notify.IsDir) != 0 {
+		return
+	}
+	o := &m.objs[i]
+	if o.deleted || o.linked || o.linkCount || o.over || o.at.dir.IsZero() || o.at == to || !m.unlinkTold(k+2, o.at.dir) {
+		return
+	}
+	rec := &m.recs[k]
+	head := m.findHidden(i, to, k)
+	if head == none {
+		return
+	}
+	last := head
+	for m.hidden[last].next != none {
+		last = m.hidden[last].next
+	}
+	m.hidden[last].next, rec.before = rec.before, head
+}
+
+// unlinkTold reports whether the DELETE of an unlink in dir, of which the DELETE_SELF stood before record k, would be in
+// the batch: both are told under one hold of the directory's lock.
+func (m *merger) unlinkTold(k int32, dir notify.Object) bool {
+	for i := k; int(i) < len(m.raws) && i-k < maxAhead; i++ {
+		if r := &m.raws[i]; r.Mask&entryBits != 0 && (r.Dir == dir || r.NewDir == dir) {
+			return true
+		}
+	}
+	return false
 }
 
 // exchanged returns the RENAME that k undoes with another object, under
@@ -278,7 +319,7 @@ func (m *merger) tellBefore(k, o, head int32) {
 // leaveHidden carries out the rename of which record k, a CREATE at the same
 // entry, is the proof.
 func (m *merger) leaveHidden(o int32, at entry, k int32) {
-	if _, ok := m.lateAt[at]; ok || m.objs[o].linked || m.objs[o].at != at {
+	if _, ok := m.lateAt[at]; ok || m.objs[o].linked || m.objs[o].at != at || m.objs[o].removed != none {
 		return
 	}
 	if i := m.onlyRename(o, at); i != none {
@@ -308,8 +349,12 @@ func (m *merger) onlyRename(o int32, at entry) int32 {
 	if found == none {
 		return none
 	}
-	if was, ok := m.bound[entry{m.raws[found].NewDir, m.raws[found].NewName}]; ok && was != o {
-		return none
+	to := entry{m.raws[found].NewDir, m.raws[found].NewName}
+	if was, ok := m.bound[to]; ok && was != o {
+		// A merged DELETE may have removed it by then.
+		if i, ok := m.lateAt[to]; !ok || m.lates[i].obj != was || m.lates[i].away {
+			return none
+		}
 	}
 	return found
 }

@@ -58,7 +58,7 @@ func (m *merger) placeDelete(l *late) {
 	case l.away:
 		head := none
 		if !o.at.dir.IsZero() {
-			head = m.findHidden(l.obj, l.at, int32(len(m.raws)-1))
+			head = m.findWayBack(l)
 		}
 		if head == none {
 			l.pos = l.rec
@@ -78,6 +78,20 @@ func (m *merger) placeDelete(l *late) {
 		l.pos = max(l.pos, o.lastIn)
 	}
 	l.pos = max(l.rec, min(l.pos, m.limitOf(l)))
+}
+
+// findWayBack looks for the lost renames of an object to the entry that its DELETE names. What appeared there after all
+// that is known of the object was not in the way.
+func (m *merger) findWayBack(l *late) int32 {
+	last := int32(len(m.raws) - 1)
+	was, taken := m.bound[l.at]
+	if !taken || l.upper == none || l.upper <= m.objs[l.obj].lastLive {
+		return m.findHidden(l.obj, l.at, last)
+	}
+	delete(m.bound, l.at)
+	head := m.findHidden(l.obj, l.at, last)
+	m.bound[l.at] = was
+	return head
 }
 
 // tellBeforeLate has hidden renames told before a late DELETE and the link count

@@ -128,6 +128,7 @@ func invented(did, told []notify.Event) string {
 				// The parts of an exchange merge with renames, and the other way.
 				both := ev.Op == notify.OpExchange
 				ev.Op, ev.IsDir, ev.Object = notify.OpRename, false, notify.Object{}
+				ev.NewIsDir, ev.NewObject = false, notify.Object{}
 				if both {
 					n[ev]++
 					ev.Dir, ev.Name, ev.NewDir, ev.NewName = ev.NewDir, ev.NewName, ev.Dir, ev.Name
