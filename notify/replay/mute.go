@@ -132,7 +132,7 @@ func (a asker) InvalInode(nodeid uint64, _, _ int64) error {
 
 // InvalEntry implements Notifier.
 func (a asker) InvalEntry(parent uint64, name string, _ bool) error {
-	if !a.r.dirs.started() || parent == stagingID {
+	if !a.r.dirs.started() {
 		return nil
 	}
 	dir, err := a.r.dirs.open(parent)

@@ -270,6 +270,9 @@ func (r *Replayer) before(sd *side) {
 		left = max(left, r.view.otherNames(n, sd.parent, sd.name))
 	}
 	sd.nlink = uint32(max(left, 0)) + 1
+	if sd.nlink == 1 {
+		r.unstage(n, "")
+	}
 	// What was put off is done before the step, and brings link counts that the view does not know yet.
 	if r.view.linksOf(n) != sd.nlink || r.dirs.waits {
 		r.expire(sd.parent, sd.name)
@@ -385,12 +388,13 @@ func (r *Replayer) linkCount(n *vnode) {
 		r.onInode(n, notify.OpAttrib)
 		return
 	}
-	ev := &notify.Event{Op: notify.OpDelete, Name: stageLink}
+	name := r.lastStaged(n)
+	ev := &notify.Event{Op: notify.OpDelete, Name: name}
 	r.run(ev, func(int) *step {
-		s := &step{op: opRemove, src: side{parent: stagingID, name: stageLink, node: n, nlink: 1}}
+		s := &step{op: opRemove, src: side{parent: stagingID, name: name, node: n, nlink: 1}}
 		return s
 	}, func(s *step) error {
-		return r.dirs.perform(notify.Call{Op: notify.CallUnlink, Dir: r.dirs.staging, Name: stageLink})
+		return r.dirs.perform(notify.Call{Op: notify.CallUnlink, Dir: r.dirs.staging, Name: name})
 	})
 }
 

@@ -35,7 +35,7 @@ func TestGuest(t *testing.T) {
 		run  func(b *bed)
 	}{
 		{"binary", testBinary}, {"events", testEvents}, {"contents", testContents}, {"names", testNames}, {"mapped", testMapped},
-		{"deep", testDeep}, {"echo", testEcho}, {"inotifywait", testInotifywait}, {"restart", testAgentRestart}, {"absent", testAbsent},
+		{"deep", testDeep}, {"ends", testEnds}, {"echo", testEcho}, {"inotifywait", testInotifywait}, {"restart", testAgentRestart}, {"absent", testAbsent},
 		{"remount", testRemount}, {"backend", testBackendRestart}, {"reboot", testReboot},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {
