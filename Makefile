@@ -4,15 +4,23 @@ GO      ?= go
 PREFIX  ?= /usr/local
 DESTDIR ?=
 BIN     := bin/heraldfs
+AGENT   := bin/heraldfs-agent
+# What the agent may measure, in bytes: a guest's initramfs has it in memory.
+AGENT_MAX := 10000000
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || command -v sudo)
 TARGETS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64 freebsd/amd64 freebsd/arm64
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build demo test quick check bench install uninstall man clean fuzz parity
+.PHONY: all build agent demo test quick check bench install uninstall man clean fuzz parity
 
 all: build
 
 build: $(BIN)
+
+## agent: the guest's part alone, static and small; GOARCH=arm64 make agent for another guest
+agent: FORCE
+	CGO_ENABLED=0 GOOS=linux $(GO) build -trimpath -ldflags='-s -w' -o $(AGENT) ./cmd/heraldfs-agent
+	@size=$$(wc -c < $(AGENT)); [ $$size -lt $(AGENT_MAX) ] || { echo "$(AGENT) has $$size bytes, more than $(AGENT_MAX)"; exit 1; }
 
 $(BIN): FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/heraldfs
@@ -64,10 +72,11 @@ man: build
 	mkdir -p bin/man
 	./$(BIN) man bin/man
 
-install: build man
+install: build agent man
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)/sbin
 	install -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/heraldfs
+	install -m 755 $(AGENT) $(DESTDIR)$(PREFIX)/bin/heraldfs-agent
 	ln -sf $(PREFIX)/bin/heraldfs $(DESTDIR)/sbin/mount.heraldfs
 	install -m 644 bin/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	./$(BIN) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs
@@ -78,7 +87,7 @@ install: build man
 	install -m 644 packaging/systemd/*.conf $(DESTDIR)$(PREFIX)/share/doc/heraldfs/
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/heraldfs $(DESTDIR)/sbin/mount.heraldfs \
+	rm -f $(DESTDIR)$(PREFIX)/bin/heraldfs $(DESTDIR)$(PREFIX)/bin/heraldfs-agent $(DESTDIR)/sbin/mount.heraldfs \
 		$(DESTDIR)$(PREFIX)/share/man/man1/heraldfs*.1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs $(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs*@.service
 	rm -rf $(DESTDIR)$(PREFIX)/lib/heraldfs $(DESTDIR)$(PREFIX)/share/doc/heraldfs

@@ -40,12 +40,17 @@ type vfs struct {
 func buildStatic(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "heraldfs")
-	cmd := exec.Command("go", "build", "-o", program, ".")
+	build(t, program, ".")
+	return program
+}
+
+func build(t *testing.T, program, pkg string) {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-o", program, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	return program
 }
 
 // startVFS starts it on a new directory, and returns when systemd would have been told that it is ready.
@@ -313,6 +318,7 @@ func TestUnits(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	testenv.NeedTool(t, "systemd-analyze", "setpriv")
 	program, units := buildStatic(t), t.TempDir()
+	build(t, program+"-agent", "../heraldfs-agent") // as make install puts them side by side
 	sources, err := filepath.Glob("../../packaging/systemd/*.service")
 	if err != nil || len(sources) < 3 {
 		t.Fatalf("%v, %v", sources, err)

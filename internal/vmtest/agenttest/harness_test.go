@@ -23,7 +23,7 @@ import (
 func TestMain(m *testing.M) { testenv.LeakMain(m) }
 
 // maxBinary is what the program may measure: a guest has it in its memory.
-const maxBinary = 10 << 20
+const maxBinary = 10_000_000
 
 // programs are built as they are released, once below the temporary directory of the run.
 var programs = sync.OnceValues(func() (string, error) {
