@@ -255,7 +255,8 @@ func (e *engine) settle(fresh map[notify.Object]snap) {
 			_, ok := fresh[ev.Object]
 			if _, done := told[ev.Object]; ok && !done {
 				told[ev.Object] = struct{}{}
-				fresh[ev.Object] = snap{parent: ev.Dir, name: ev.Name, known: true}
+				// One that is created only later is nowhere yet: another may still have its place.
+				fresh[ev.Object] = snap{parent: ev.Dir, name: ev.Name, known: ev.Op != notify.OpCreate}
 			}
 		}
 		if _, ok := fresh[ev.NewObject]; ok && ev.NewIsDir && !ev.NewDir.IsZero() {
