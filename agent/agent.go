@@ -117,7 +117,7 @@ func (o *Options) onMount(ctx context.Context, root int, watch *mountWatch, m mo
 			cancel(errMount)
 		}
 	})
-	backoff := o.MinBackoff
+	pause := backoff{min: o.MinBackoff, max: o.MaxBackoff}
 	last := ""
 	for ctx.Err() == nil {
 		attached, err := o.channel(ctx, root)
@@ -125,7 +125,7 @@ func (o *Options) onMount(ctx context.Context, root int, watch *mountWatch, m mo
 			break
 		}
 		if attached {
-			backoff = o.MinBackoff
+			pause.reset()
 		}
 		if text := fmt.Sprint(err); text != last {
 			o.Logger.Info("no connection to the host", "reason", err)
@@ -134,14 +134,24 @@ func (o *Options) onMount(ctx context.Context, root int, watch *mountWatch, m mo
 		if errors.Is(err, errHail) {
 			continue
 		}
-		sleep(ctx, backoff)
-		backoff = min(2*backoff, o.MaxBackoff)
+		sleep(ctx, pause.take())
 	}
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return nil
 }
+
+// backoff is how long to wait before another attempt: min at first, and twice as long each time up to max.
+type backoff struct{ min, max, next time.Duration }
+
+func (b *backoff) take() time.Duration {
+	d := max(b.next, b.min)
+	b.next = min(2*d, b.max)
+	return d
+}
+
+func (b *backoff) reset() { b.next = 0 }
 
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
