@@ -12,6 +12,10 @@
 // never busy because of us, what is mounted below it is not in the way, and a read-only mount
 // hears events as well. The clone is given up when the mount leaves the namespace.
 //
+// A submount is a file system below the host's directory, which the kernel mounts when it is
+// entered. Each place where that happens has a superblock of its own, whose watchers hear nothing of the
+// others. So it is entered where guest processes do, on the mount itself, and what is there then is cloned.
+//
 // # Trust
 //
 // The host is believed no length and no name: calls reach nothing outside of the mount
@@ -59,6 +63,9 @@ type Options struct {
 
 // errMount ends what was done with a mount that is no longer there.
 var errMount = errors.New("the mount has gone, or is another one now")
+
+// errSubmount starts anew, because a mount below the mount has gone: the host has directories of it open.
+var errSubmount = errors.New("a submount has gone")
 
 // errHail asks for a new handshake.
 var errHail = errors.New("another host program is there")
@@ -120,7 +127,7 @@ func (o *Options) onMount(ctx context.Context, root int, watch *mountWatch, m mo
 	pause := backoff{min: o.MinBackoff, max: o.MaxBackoff}
 	last := ""
 	for ctx.Err() == nil {
-		attached, err := o.channel(ctx, root)
+		attached, err := o.channel(ctx, root, watch, m)
 		if ctx.Err() != nil {
 			break
 		}
@@ -131,7 +138,7 @@ func (o *Options) onMount(ctx context.Context, root int, watch *mountWatch, m mo
 			o.Logger.Info("no connection to the host", "reason", err)
 			last = text
 		}
-		if errors.Is(err, errHail) {
+		if errors.Is(err, errHail) || errors.Is(err, errSubmount) {
 			continue
 		}
 		sleep(ctx, pause.take())
@@ -163,7 +170,7 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // channel serves the host until the channel ends.
-func (o *Options) channel(ctx context.Context, root int) (attached bool, err error) {
+func (o *Options) channel(ctx context.Context, root int, watch *mountWatch, mount mountID) (attached bool, err error) {
 	ch, err := o.Open(ctx)
 	if err != nil {
 		return false, err
@@ -186,9 +193,16 @@ func (o *Options) channel(ctx context.Context, root int) (attached bool, err err
 	}
 	local := perform.NewLocal(root, slotLimit)
 	defer local.Close()
+	subs := newSubmounts(watch, mount, root)
+	defer subs.close()
+	local.OnSubmount(subs.enter)
+	defer subs.watch(ctx, func() { ch.Close() })()
 	for {
 		m, err := link.Read()
 		if err != nil {
+			if subs.lost() {
+				err = errSubmount
+			}
 			return true, err
 		}
 		switch m := m.(type) {

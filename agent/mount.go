@@ -33,15 +33,9 @@ func (m mountID) open() (int, error) {
 	case err != nil:
 		return -1, fmt.Errorf("clone %s: %w", m.path, err)
 	default:
-		attr := unix.MountAttr{
-			Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
-			Attr_clr:    unix.MOUNT_ATTR_RDONLY,
-			Propagation: unix.MS_PRIVATE,
-		}
-		// ENOSYS: before Linux 5.12 the clone is as the mount is.
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil && !errors.Is(err, unix.ENOSYS) {
+		if err := private(fd); err != nil {
 			unix.Close(fd)
-			return -1, fmt.Errorf("mount_setattr of a clone of %s: %w", m.path, err)
+			return -1, fmt.Errorf("clone of %s: %w", m.path, err)
 		}
 	}
 	var st unix.Statx_t
@@ -54,6 +48,20 @@ func (m mountID) open() (int, error) {
 		return -1, fmt.Errorf("%s: %w", m.path, err)
 	}
 	return fd, nil
+}
+
+// private makes a clone ours alone, and writable.
+func private(fd int) error {
+	attr := unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+		Attr_clr:    unix.MOUNT_ATTR_RDONLY,
+		Propagation: unix.MS_PRIVATE,
+	}
+	// ENOSYS: before Linux 5.12 the clone is as the mount is.
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("mount_setattr: %w", err)
+	}
+	return nil
 }
 
 // mountWatch tells when mounts of our namespace come and go.
@@ -118,21 +126,29 @@ func (w *mountWatch) close() {
 	unix.Close(w.stop)
 }
 
-// now returns what is mounted at the path, the topmost if there are several.
-func (w *mountWatch) now() (m mountID, ok bool, changed <-chan struct{}, err error) {
+// all returns the mounts of our namespace, and what tells that they are others.
+func (w *mountWatch) all() ([]*mountinfo.Info, <-chan struct{}, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, err := w.info.Seek(0, io.SeekStart); err != nil {
-		return m, false, nil, err
+		return nil, nil, err
 	}
-	list, err := mountinfo.GetMountsFromReader(w.info, mountinfo.SingleEntryFilter(w.path))
+	list, err := mountinfo.GetMountsFromReader(w.info, nil)
 	if err != nil {
-		return m, false, nil, fmt.Errorf("mounts: %w", err)
+		return nil, nil, fmt.Errorf("mounts: %w", err)
 	}
+	return list, w.changed, nil
+}
+
+// now returns what is mounted at the path, the topmost if there are several.
+func (w *mountWatch) now() (m mountID, ok bool, changed <-chan struct{}, err error) {
+	list, changed, err := w.all()
 	for _, e := range list {
-		m, ok = mountID{w.path, e.ID, e.Major, e.Minor}, true
+		if e.Mountpoint == w.path {
+			m, ok = mountID{w.path, e.ID, e.Major, e.Minor}, true
+		}
 	}
-	return m, ok, w.changed, nil
+	return m, ok, changed, err
 }
 
 // wait returns the mount when it is there.

@@ -95,7 +95,7 @@ func (f *virtiofsFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.socketGroup, "socket-group", "", "let this group connect, too: the socket becomes the group's, with mode 0660")
 	fs.BoolVar(&f.once, "once", false, "end when the virtual machine monitor has disconnected")
 	fs.BoolVar(&f.printCaps, "print-capabilities", false, "print what kind of vhost-user back-end this is, for management tools, and end")
-	fs.StringVar(&f.announce, "announce-submounts", "on", "show file systems mounted below DIR as mounts, with device numbers of their own: on or off;\noff with --agent-listen")
+	fs.StringVar(&f.announce, "announce-submounts", "on", "show file systems mounted below DIR as mounts, with device numbers of their own: on or off")
 	fs.Lookup("announce-submounts").NoOptDefVal = "on"
 	fs.IntVar(&f.maxNodes, "max-nodes", 0, "how many files the guest may know at a time; 0 is what fits into its memory, -1 no bound")
 	f.metrics.register(fs)

@@ -321,8 +321,7 @@ const (
 
 // forGuest fits opts to the guest that mounts.
 func (f *virtiofsFlags) forGuest(opts passthrough.Options, g virtiofs.Guest) passthrough.Options {
-	// The agent does not reach what a guest mounts by itself: there, a mount below is a part of the one file system.
-	opts.AnnounceSubmounts = f.announce == "on" && f.agent.listen == "" && g.InitFlags&fuse.CAP_SUBMOUNTS != 0
+	opts.AnnounceSubmounts = f.announce == "on" && g.InitFlags&fuse.CAP_SUBMOUNTS != 0
 	switch {
 	case f.maxNodes > 0:
 		opts.NodeLimit = func() int { return f.maxNodes }

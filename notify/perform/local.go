@@ -37,6 +37,7 @@ var ErrBadCall = errors.New("call makes no sense")
 type Local struct {
 	fds   []int // by slot; -1 if closed
 	limit int
+	enter func(dir int) (int, error)
 }
 
 // NewLocal returns a Local for the mount whose root, or any directory of it, root
@@ -44,6 +45,10 @@ type Local struct {
 func NewLocal(root, limit int) *Local {
 	return &Local{fds: []int{notify.SlotNone: -1, notify.SlotRoot: root}, limit: limit}
 }
+
+// OnSubmount has enter called when a walk comes to a directory that the kernel mounts something on when it is
+// entered. It returns where the walk ends instead; dir stays open. Without it, the kernel decides.
+func (l *Local) OnSubmount(enter func(dir int) (int, error)) { l.enter = enter }
 
 // SetRoot has the mount's root reached by another descriptor. What is open stays open.
 func (l *Local) SetRoot(root int) { l.fds[notify.SlotRoot] = root }
@@ -147,7 +152,13 @@ func (l *Local) open(dir int, c *notify.Call, flags int) error {
 		int64(c.Slot) < int64(len(l.fds)) && l.fds[c.Slot] >= 0) {
 		return fmt.Errorf("open as slot %d: %w", c.Slot, ErrBadCall)
 	}
-	fd, err := unix.Openat(dir, c.Name, flags, 0o600) // the mode is for O_CREAT
+	var fd int
+	var err error
+	if c.Op == notify.CallWalk && l.enter != nil {
+		fd, err = l.walk(dir, c.Name)
+	} else {
+		fd, err = unix.Openat(dir, c.Name, flags, 0o600) // the mode is for O_CREAT
+	}
 	if err != nil {
 		return err
 	}
@@ -160,6 +171,29 @@ func (l *Local) open(dir int, c *notify.Call, flags int) error {
 	}
 	l.fds[c.Slot] = fd
 	return nil
+}
+
+// walk opens a directory without entering a submount.
+func (l *Local) walk(dir int, name string) (int, error) {
+	// O_DIRECTORY would have it mounted.
+	fd, err := unix.Openat(dir, name, lookFlags, 0)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	switch {
+	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		err = unix.ENOTDIR
+	case err == nil && st.Attributes&unix.STATX_ATTR_AUTOMOUNT == 0:
+		return fd, nil
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	defer unix.Close(fd)
+	return l.enter(fd)
 }
 
 func (l *Local) close(s notify.Slot) {

@@ -163,6 +163,11 @@ func (c *dirCache) open(id uint64) (notify.Slot, error) {
 	if err != nil {
 		return notify.SlotNone, err
 	}
+	return c.enter(id, dir, name)
+}
+
+// enter opens a directory that is known as id.
+func (c *dirCache) enter(id uint64, dir notify.Slot, name string) (notify.Slot, error) {
 	s, err := c.walk(dir, name)
 	if err != nil {
 		return notify.SlotNone, err
@@ -196,7 +201,7 @@ func (c *dirCache) drop(id uint64) {
 // alive, and DELETE_SELF waiting.
 func (c *dirCache) dropTree(n *vnode) {
 	for id := range c.byID {
-		if c.fs.view.within(id, n) {
+		if c.fs.view.within(id&^stagedBit, n) {
 			c.drop(id)
 		}
 	}

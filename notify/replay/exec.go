@@ -83,7 +83,7 @@ func (r *Replayer) lookAhead(s *step) {
 }
 
 func (r *Replayer) lookAheadAt(s *step, sd *side) {
-	dir, err := r.dirs.open(sd.parent)
+	dir, err := r.dirs.openIn(sd.parent, r.view.superAt(s.src.parent, s.dst.parent, s.src.node))
 	if err != nil {
 		return
 	}

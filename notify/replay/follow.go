@@ -40,6 +40,7 @@ var errGhosts = errors.New("the guest keeps too many nodes that stand for nothin
 // then: there is nobody to tell its kernel.
 func (r *Replayer) withAgents(ctx context.Context) error {
 	r.fs.mute.Store(true)
+	r.fs.shared.Store(int64(r.cfg.AbsentCache))
 	r.fs.lease(r.cfg.AbsentCache)
 	r.q.leave(true)
 	close(r.started)

@@ -29,6 +29,8 @@ type FS struct {
 	aside asideTable
 	// leased limits how long answers may be cached while nobody replays; 0 is no limit.
 	leased atomic.Int64
+	// shared limits the same for superblocks of which there can be several; 0 is no limit.
+	shared atomic.Int64
 	// learn says that whoever looks the staging directory up is the replayer.
 	learn atomic.Bool
 }
@@ -54,7 +56,7 @@ func (f *FS) Known() int { return f.view.len() }
 // Lookup, as READDIRPLUS does: it raised the lookup count by one.
 func (f *FS) Entry(parent uint64, name string, out *fuse.EntryOut) {
 	f.cool(parent, name, out)
-	f.limitEntry(out)
+	f.limitEntry(parent, out)
 	f.view.told(parent, name, out, true, false)
 }
 
@@ -94,12 +96,12 @@ func (f *FS) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *
 		f.tid.Store(h.Pid)
 		return f.answerLookup(&step{op: opIdle}, h.NodeId, name, out)
 	}
-	if ours(h.NodeId) || h.NodeId == rootID && name == f.staging {
+	if ours(h.NodeId) || name == f.staging {
 		return fuse.ENOENT
 	}
 	st := f.RawFileSystem.Lookup(cancel, h, name, out)
 	f.cool(h.NodeId, name, out)
-	f.limitEntry(out)
+	f.limitEntry(h.NodeId, out)
 	switch {
 	case st.Ok() && out.NodeId != 0:
 		f.view.told(h.NodeId, name, out, true, false)
@@ -125,7 +127,7 @@ func (f *FS) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrO
 	st := f.RawFileSystem.GetAttr(cancel, in, out)
 	if st.Ok() {
 		f.view.attr(in.NodeId, &out.Attr)
-		f.limitAttr(out)
+		f.limitAttr(in.NodeId, out)
 		f.mark(&in.InHeader, out)
 	} else if f.mine(&in.InHeader) != nil {
 		// The kernel checks permissions of a directory that is gone on the host, and
@@ -146,7 +148,7 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 	}
 	st := f.RawFileSystem.SetAttr(cancel, in, out)
 	if st.Ok() {
-		f.limitAttr(out)
+		f.limitAttr(in.NodeId, out)
 		f.view.attr(in.NodeId, &out.Attr)
 	}
 	return st
@@ -155,7 +157,7 @@ func (f *FS) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrO
 // made records the answer to a create operation of the guest.
 func (f *FS) made(parent uint64, name string, out *fuse.EntryOut, st fuse.Status) fuse.Status {
 	if st.Ok() {
-		f.limitEntry(out)
+		f.limitEntry(parent, out)
 		f.view.mu.Lock()
 		f.view.toldLocked(parent, name, out, false, false)
 		f.view.marks.put(parent, name, true)
@@ -296,7 +298,7 @@ func (f *FS) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fu
 	}
 	f.view.opened(in.NodeId)
 	st := f.RawFileSystem.Open(cancel, in, out)
-	if f.leased.Load() != 0 {
+	if f.limit(in.NodeId) != 0 {
 		out.OpenFlags &^= fuse.FOPEN_KEEP_CACHE
 	}
 	return st

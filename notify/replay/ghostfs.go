@@ -53,7 +53,7 @@ func (f *FS) StatFs(cancel <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOu
 func (f *FS) Statx(cancel <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	if !ours(in.NodeId) {
 		st := f.RawFileSystem.Statx(cancel, in, out)
-		if f.leased.Load() != 0 {
+		if f.limit(in.NodeId) != 0 {
 			out.AttrValid, out.AttrValidNsec = 0, 0
 		}
 		return st

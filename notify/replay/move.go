@@ -36,6 +36,7 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		r.stats.Dropped.Add(1)
 		return
 	}
+	super := r.view.superAt(p, np, known)
 	exchange := ev.Op == notify.OpExchange
 	var victim *vnode
 	ok := r.run(ev, func(attempt int) *step {
@@ -68,11 +69,11 @@ func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 		victim = s.dst.node
 		return s
 	}, func(s *step) error {
-		dir, err := r.dirs.open(p)
+		dir, err := r.dirs.openIn(p, super)
 		if err != nil {
 			return err
 		}
-		newDir, err := r.dirs.open(np)
+		newDir, err := r.dirs.openIn(np, super)
 		if err != nil {
 			return err
 		}

@@ -79,25 +79,6 @@ func (f *FS) mark(h *fuse.InHeader, out *fuse.AttrOut) {
 // lease limits how long the guest's kernel may cache what it is told from now on; 0 is no limit.
 func (f *FS) lease(d time.Duration) { f.leased.Store(int64(d)) }
 
-func (f *FS) limitEntry(out *fuse.EntryOut) {
-	d := time.Duration(f.leased.Load())
-	if d == 0 {
-		return
-	}
-	if out.EntryTimeout() > d {
-		out.SetEntryTimeout(d)
-	}
-	if out.AttrTimeout() > d {
-		out.SetAttrTimeout(d)
-	}
-}
-
-func (f *FS) limitAttr(out *fuse.AttrOut) {
-	if d := time.Duration(f.leased.Load()); d != 0 && out.Timeout() > d {
-		out.SetTimeout(d)
-	}
-}
-
 // asker is the Notifier for such a kernel. It belongs to the replayer.
 type asker struct{ r *Replayer }
 
@@ -120,6 +101,10 @@ func (a asker) InvalInode(nodeid uint64, _, _ int64) error {
 		// It lives in the guest until its last name is told to be gone: what could be asked of it is made up.
 		return nil
 	}
+	staging, err := r.dirs.staged(r.view.superOf(n))
+	if err != nil {
+		return nil // as above
+	}
 	name, ok := r.fs.aside.put(n)
 	if !ok {
 		if err := r.dirs.flush(); err != nil {
@@ -127,7 +112,7 @@ func (a asker) InvalInode(nodeid uint64, _, _ int64) error {
 		}
 		name, _ = r.fs.aside.put(n)
 	}
-	return r.dirs.later(notify.Call{Op: notify.CallStat, Dir: r.dirs.staging, Name: name})
+	return r.dirs.later(notify.Call{Op: notify.CallStat, Dir: staging, Name: name})
 }
 
 // InvalEntry implements Notifier.
@@ -148,15 +133,15 @@ func (r *Replayer) freshen(sd *side, n *vnode, op notify.Op) {
 	if !content && op != notify.OpAttrib {
 		return
 	}
-	call := notify.Call{Op: notify.CallStat, Dir: notify.SlotRoot, Name: sd.name}
+	at := n.id
 	if sd.name != "" {
-		dir, err := r.dirs.open(sd.parent)
-		if err != nil {
-			return // the step will find the same
-		}
-		call.Dir = dir
+		at = sd.parent
 	}
-	r.refused(r.dirs.later(call))
+	dir, err := r.dirs.openIn(at, r.view.superOf(n))
+	if err != nil {
+		return // the step will find the same
+	}
+	r.refused(r.dirs.later(notify.Call{Op: notify.CallStat, Dir: dir, Name: sd.name}))
 }
 
 // ghosts returns how many nodes the guest holds that stand for nothing.

@@ -52,7 +52,7 @@ func (o *openFiles) forget() {
 // An OPEN does not say whether it is for writing. It is replayed as a read-only open
 // that is kept for its CLOSE_NOWRITE; a CLOSE_WRITE opens and closes on its own.
 func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
-	if p == rootID && name == "." {
+	if name == "." {
 		return
 	}
 	probe := r.target(p, name, ev)

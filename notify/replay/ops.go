@@ -95,7 +95,7 @@ func (r *Replayer) one(p uint64, ev *notify.Event) {
 		if n == nil || p == stagingID {
 			return
 		}
-		if p != rootID {
+		if !r.view.isTop(p) {
 			pp, nm, ok := r.view.place(n)
 			if !ok {
 				r.onInode(n, ev.Op)
@@ -229,7 +229,11 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 			return err
 		}
 		if s.src.name != "" {
-			return r.dirs.perform(notify.Call{Op: notify.CallLink, Dir: r.dirs.staging, Name: stageLink, NewDir: dir, NewName: ev.Name})
+			staging, err := r.dirs.staged(r.view.super(p))
+			if err != nil {
+				return err
+			}
+			return r.dirs.perform(notify.Call{Op: notify.CallLink, Dir: staging, Name: stageLink, NewDir: dir, NewName: ev.Name})
 		}
 		call := notify.Call{Op: notify.CallMknod, Dir: dir, Name: ev.Name}
 		switch mode := s.made.Attr.Mode & unix.S_IFMT; mode {
@@ -334,22 +338,19 @@ func touch(op notify.Op) uint32 {
 func (r *Replayer) setattr(p uint64, name string, ev *notify.Event) {
 	r.run(ev, func(int) *step {
 		s := &step{op: opSetattr}
-		if p == rootID && name == "." {
-			s.src = side{node: r.view.node(rootID)}
+		if name == "." {
+			s.src = side{node: r.view.node(p)}
 		} else {
 			s.src = r.target(p, name, ev)
 		}
 		r.fresh(&s.src, s.src.node, ev.Op)
 		return s
 	}, func(s *step) error {
-		if s.src.name == "" {
-			return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: notify.SlotRoot, Mode: touch(ev.Op)})
-		}
 		dir, err := r.dirs.open(p)
 		if err != nil {
 			return err
 		}
-		return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: dir, Name: name, Mode: touch(ev.Op)})
+		return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: dir, Name: s.src.name, Mode: touch(ev.Op)})
 	})
 }
 
@@ -364,7 +365,7 @@ func (r *Replayer) onInode(n *vnode, op notify.Op) {
 	switch op {
 	case notify.OpModify, notify.OpAttrib, notify.OpAccess:
 		r.run(ev, func(int) *step { return set() }, func(s *step) error {
-			return r.dirs.perform(notify.Call{Op: notify.CallTouch, Dir: r.dirs.staging, Name: stageLink, Mode: touch(op)})
+			return r.alone(n, notify.Call{Op: notify.CallTouch, Name: stageLink, Mode: touch(op)})
 		})
 	case notify.OpCloseWrite:
 		if n.isReg() {
@@ -373,7 +374,7 @@ func (r *Replayer) onInode(n *vnode, op notify.Op) {
 				r.fresh(&s.src, n, op)
 				return s
 			}, func(s *step) error {
-				return r.dirs.perform(notify.Call{Op: notify.CallOpen, Dir: r.dirs.staging, Name: stageLink, Mode: unix.O_WRONLY})
+				return r.alone(n, notify.Call{Op: notify.CallOpen, Name: stageLink, Mode: unix.O_WRONLY})
 			})
 		}
 	}
@@ -394,7 +395,7 @@ func (r *Replayer) linkCount(n *vnode) {
 		s := &step{op: opRemove, src: side{parent: stagingID, name: name, node: n, nlink: 1}}
 		return s
 	}, func(s *step) error {
-		return r.dirs.perform(notify.Call{Op: notify.CallUnlink, Dir: r.dirs.staging, Name: name})
+		return r.alone(n, notify.Call{Op: notify.CallUnlink, Name: name})
 	})
 }
 

@@ -126,7 +126,7 @@ func (s *step) match(parent uint64, name string) *side {
 func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOut) fuse.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if parent == rootID && name == f.staging {
+	if name == f.staging && f.view.isTop(parent) {
 		n := f.view.node(stagingID)
 		*out = fuse.EntryOut{NodeId: stagingID}
 		f.view.fillGhost(n, &out.Attr)
@@ -153,6 +153,7 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 	}
 	if e := sd.entry; e != nil {
 		*out = *e
+		f.limitEntry(parent, out)
 		if !f.ref(out.NodeId) {
 			sd.entry = nil // the step's own lookup becomes the kernel's
 		}
@@ -164,6 +165,9 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 	}
 	*out = fuse.EntryOut{NodeId: sd.node.id, Generation: sd.node.gen}
 	f.fill(sd.node, &out.Attr)
+	if sd.node.isDir() && f.view.super(sd.node.id) == sd.node.id {
+		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
+	}
 	if sd.nlink != 0 {
 		out.Attr.Nlink = sd.nlink
 	}
@@ -228,6 +232,7 @@ func (f *FS) answerMake(s *step, parent uint64, name string, mode uint32, out *f
 		return f.refuse(s, "create of another type")
 	}
 	*out = *s.made
+	f.limitEntry(parent, out)
 	s.used, s.done = true, true
 	if parent == stagingID {
 		parent, name = 0, ""

@@ -3,6 +3,7 @@ package replay
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -29,8 +30,10 @@ type vnode struct {
 	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
 	rights       rights // as far as we told it
 	opened       bool   // the guest has opened it: its pages may be cached
-	names        []edge
-	children     map[string]*dentry // directories only, made when needed
+	// super is the node of the root of the guest's superblock that it is in, if that is not the share's own.
+	super    uint64
+	names    []edge
+	children map[string]*dentry // directories only, made when needed
 }
 
 // rights are what chmod and chown change.
@@ -77,6 +80,8 @@ type view struct {
 	// told meanwhile: the listing can be from before.
 	listing uint64
 	ended   map[string]bool
+	// divided says that there is more than one superblock.
+	divided atomic.Bool
 }
 
 func newView() *view {
@@ -115,6 +120,7 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 		v.onDir(n.id)
 	}
 	if p := v.nodes[parent]; p != nil && name != "" {
+		v.placeLocked(p, n, out.Attr.Flags)
 		v.linkLocked(p, name, n, early)
 	}
 	return n
@@ -143,6 +149,7 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 		d.shadow = nil
 	}
 	d.node = n
+	v.placeLocked(p, n, 0)
 	if n.isDir() {
 		// A directory has one dentry: the kernel moves it to where it is found.
 		for _, e := range n.names {

@@ -52,6 +52,12 @@ type bed struct {
 // newBed boots a guest in which the agent runs.
 func newBed(t *testing.T, args ...string) *bed {
 	t.Helper()
+	return newBedWith(t, func(string) {}, args...)
+}
+
+// newBedWith has the host's directory prepared before it is shared.
+func newBedWith(t *testing.T, prepare func(host string), args ...string) *bed {
+	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.Fanotify)
 	vmtest.Need(t)
 	dir, err := programs()
@@ -65,6 +71,7 @@ func newBed(t *testing.T, args ...string) *bed {
 			t.Fatal(err)
 		}
 	}
+	prepare(b.host)
 	run, err := os.MkdirTemp("", "agent-")
 	if err != nil {
 		t.Fatal(err)
