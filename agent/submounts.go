@@ -17,19 +17,22 @@ type submounts struct {
 	top    mountID
 	root   int // of top's clone
 
-	// clones are by the number of the mount that was cloned. Only the one that enters reads them.
-	clones map[int]submount
+	// clones are by the mount that was cloned. Only the one that enters reads them.
+	clones map[mounted]submount
 
 	mu   sync.Mutex
-	used map[int]bool // the keys of clones
+	used map[mounted]bool // what was found where a submount was entered
 	gone bool
 }
+
+// mounted is a mount. Its number is given to another one when it has gone; the device of what we have cloned is not.
+type mounted struct{ id, major, minor int }
 
 // submount is a clone of a mount that others see.
 type submount struct{ fd, id int }
 
 func newSubmounts(w *mountWatch, top mountID, root int) *submounts {
-	return &submounts{mounts: w, top: top, root: root, clones: make(map[int]submount), used: make(map[int]bool)}
+	return &submounts{mounts: w, top: top, root: root, clones: make(map[mounted]submount), used: make(map[mounted]bool)}
 }
 
 func (s *submounts) close() {
@@ -40,11 +43,11 @@ func (s *submounts) close() {
 
 // enter returns a descriptor of what is mounted on dir, which is on a clone of ours, for guest processes.
 func (s *submounts) enter(dir int) (int, error) {
-	id, err := mountOf(dir)
+	on, err := mountOf(dir)
 	if err != nil {
 		return -1, err
 	}
-	seen, err := s.seen(id)
+	seen, err := s.seen(on.id)
 	if err != nil {
 		return -1, err
 	}
@@ -67,49 +70,47 @@ func (s *submounts) enter(dir int) (int, error) {
 		return -1, fmt.Errorf("enter %s: %w", path, err)
 	}
 	defer unix.Close(fd) // or else it could not be unmounted
-	if id, err = mountOf(fd); err != nil {
+	m, err := mountOf(fd)
+	if err != nil {
 		return -1, err
 	}
-	if c, ok := s.clones[id]; ok {
+	if c, ok := s.clones[m]; ok {
 		return unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
 	}
 	// Before the mounts are read: what changes after is noticed.
-	s.use(id, true)
-	c, err := s.clone(fd, path, id, at)
+	s.use(m)
+	list, _, err = s.mounts.all()
 	if err != nil {
-		s.use(id, false)
 		return -1, err
 	}
-	s.clones[id] = c
+	if e := find(list, m.id); e == nil || e.Parent != at.ID || e.FSType != at.FSType || e.Root != "/" || e.Mountpoint != path {
+		// The guest has mounted something else there, or on the way. As long as that is so, nobody is below.
+		return unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	c, err := clone(fd, path)
+	if err != nil {
+		return -1, err
+	}
+	s.clones[m] = c
 	return unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
 }
 
-func (s *submounts) use(id int, yes bool) {
+func (s *submounts) use(m mounted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if yes {
-		s.used[id] = true
-	} else {
-		delete(s.used, id)
-	}
+	s.used[m] = true
 }
 
-// clone clones the mount id, on which fd is, if the kernel has mounted it at path on the mount below.
-func (s *submounts) clone(fd int, path string, id int, below *mountinfo.Info) (c submount, err error) {
-	list, _, err := s.mounts.all()
-	if err != nil {
-		return c, err
-	}
-	// The guest may have mounted something else there, or on the way.
-	if m := find(list, id); m == nil || m.Parent != below.ID || m.FSType != below.FSType || m.Root != "/" || m.Mountpoint != path {
-		return c, fmt.Errorf("%s is covered by another mount: %w", path, unix.EBUSY)
-	}
+// clone clones the mount on which fd is.
+func clone(fd int, path string) (c submount, err error) {
 	c.fd, err = unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return c, fmt.Errorf("clone %s: %w", path, err)
 	}
 	if err = private(c.fd); err == nil {
-		c.id, err = mountOf(c.fd)
+		var m mounted
+		m, err = mountOf(c.fd)
+		c.id = m.id
 	}
 	if err != nil {
 		unix.Close(c.fd)
@@ -122,30 +123,30 @@ func (s *submounts) clone(fd int, path string, id int, below *mountinfo.Info) (c
 func (s *submounts) seen(id int) (int, error) {
 	for of, c := range s.clones {
 		if c.id == id {
-			return of, nil
+			return of.id, nil
 		}
 	}
 	top, err := mountOf(s.root)
 	if err != nil {
 		return 0, err
 	}
-	if top != id {
+	if top.id != id {
 		return 0, unix.ESTALE
 	}
 	return s.top.id, nil
 }
 
-// mountOf returns the number of the mount that fd is on.
-func mountOf(fd int) (int, error) {
+// mountOf returns the mount that fd is on.
+func mountOf(fd int) (mounted, error) {
 	var st unix.Statx_t
 	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st)
 	if err == nil && st.Mask&unix.STATX_MNT_ID == 0 {
 		err = unix.ENOSYS // before Linux 5.8; those have no submounts either
 	}
 	if err != nil {
-		return 0, fmt.Errorf("number of a mount: %w", err)
+		return mounted{}, fmt.Errorf("number of a mount: %w", err)
 	}
-	return int(st.Mnt_id), nil
+	return mounted{int(st.Mnt_id), int(st.Dev_major), int(st.Dev_minor)}, nil
 }
 
 func find(list []*mountinfo.Info, id int) *mountinfo.Info {
@@ -184,8 +185,8 @@ func (s *submounts) watch(ctx context.Context, end func()) (stop func()) {
 func (s *submounts) misses(list []*mountinfo.Info) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id := range s.used {
-		if find(list, id) == nil {
+	for m := range s.used {
+		if e := find(list, m.id); e == nil || e.Major != m.major || e.Minor != m.minor {
 			s.gone = true
 		}
 	}

@@ -14,6 +14,9 @@ import (
 // lastAttempt is the number of the last try of a step; the first is 0.
 const lastAttempt = 2
 
+// errMismatch says that the kernel did something without asking for it.
+var errMismatch = errors.New("the kernel took it for something else")
+
 // run builds a step and performs it. The guest's kernel may hold a dentry that is
 // ahead of the event, because a process looked the name up early: then the call
 // fails or names another node, the names are expired, and the step is built again.
@@ -67,6 +70,10 @@ func (r *Replayer) run(ev *notify.Event, build func(attempt int) *step, call fun
 }
 
 func permanent(err error) bool {
+	var earlier *notify.EarlierError
+	if errors.As(err, &earlier) {
+		return false // not about this step
+	}
 	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EBUSY) ||
 		errors.Is(err, unix.ETXTBSY) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOTCONN)
 }

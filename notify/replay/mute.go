@@ -120,7 +120,13 @@ func (a asker) InvalEntry(parent uint64, name string, _ bool) error {
 	if !a.r.dirs.started() {
 		return nil
 	}
-	dir, err := a.r.dirs.open(parent)
+	super := uint64(0)
+	if parent == stagingID {
+		if n, _ := a.r.view.lookup(parent, name); n != nil {
+			super = a.r.view.superOf(n)
+		}
+	}
+	dir, err := a.r.dirs.openIn(parent, super)
 	if err != nil {
 		return nil
 	}

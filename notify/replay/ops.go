@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"errors"
 	"strconv"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -398,6 +397,3 @@ func (r *Replayer) linkCount(n *vnode) {
 		return r.alone(n, notify.Call{Op: notify.CallUnlink, Name: name})
 	})
 }
-
-// errMismatch says that the kernel did something without asking for it.
-var errMismatch = errors.New("the kernel took it for something else")

@@ -24,8 +24,9 @@ func (r *Replayer) lastStaged(n *vnode) string {
 func (r *Replayer) unstage(n *vnode, but string) {
 	for _, name := range r.view.staged(n) {
 		if name != but {
-			r.view.doubt(stagingID, name)
+			// In this order: an agent is sent to the superblock where the name is.
 			r.far.InvalEntry(stagingID, name, false)
+			r.view.doubt(stagingID, name)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func TestParity(t *testing.T) {
 			b.t = t
 			defer func() { b.t = old }()
 			b.vm.Use(t)
-			parity(b, uint64(seed))
+			parity(b, b.host, "/mnt", uint64(seed))
 		})
 	}
 }
@@ -49,9 +49,10 @@ type compared struct {
 	native *inotest.Recorder
 }
 
-func parity(b *bed, seed uint64) {
+// parity compares in a directory below host, which the guest has at guest.
+func parity(b *bed, host, guest string, seed uint64) {
 	name := fmt.Sprintf("seed-%d", seed)
-	c := &compared{bed: b, root: b.path(name), guest: "/mnt/" + name}
+	c := &compared{bed: b, root: filepath.Join(host, name), guest: filepath.Join(guest, name)}
 	outside := filepath.Join(b.outside, name)
 	if err := errors.Join(os.Mkdir(c.root, 0o755), os.Mkdir(outside, 0o755)); err != nil {
 		b.t.Fatal(err)
@@ -94,11 +95,11 @@ func parity(b *bed, seed uint64) {
 	if err := os.Mkdir(end, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	native, guest := c.native.WaitFor("the-end"), records(w, labels)
+	native, heard := c.native.WaitFor("the-end"), records(w, labels)
 	if len(native) < operations {
 		b.t.Errorf("the native watches heard %d events of %d operations", len(native), operations)
 	}
-	if diff := inotest.Compare(native, guest); diff != "" {
+	if diff := inotest.Compare(native, heard); diff != "" {
 		b.t.Errorf("native and guest differ:\n%s\nafter:\n%s", diff, list(ops))
 	}
 	for _, rel := range slices.Sorted(maps.Keys(c.gen.Tree())) {
@@ -106,7 +107,7 @@ func parity(b *bed, seed uint64) {
 			b.t.Error(err)
 		}
 	}
-	b.t.Logf("%d operations, %d events natively, %d in the guest", len(ops), len(native), len(guest))
+	b.t.Logf("%d operations, %d events natively, %d in the guest", len(ops), len(native), len(heard))
 }
 
 func list(ops []opgen.Op) string {

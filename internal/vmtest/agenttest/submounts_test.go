@@ -9,11 +9,32 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
 // TestSubmounts: file systems below the host's directory are mounts in the guest, and what happens in them is heard there.
 func TestSubmounts(t *testing.T) {
+	// Of one file system a part is shared, and the rest is where files go to and come from.
+	disk := testenv.Tmpfs(t)
+	for _, d := range []string{"in", "out"} {
+		if err := os.Mkdir(filepath.Join(disk, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b := newBedWith(t, func(host string) {
+		part := filepath.Join(host, "part")
+		if err := os.Mkdir(part, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(filepath.Join(disk, "in"), part, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(part, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
 		for _, d := range []string{"one", "two", "one/in"} {
 			d = filepath.Join(host, d)
 			if err := os.Mkdir(d, 0o755); err != nil {
@@ -36,7 +57,14 @@ func TestSubmounts(t *testing.T) {
 		name string
 		run  func(b *bed)
 	}{{"numbers", testSubNumbers}, {"events", testSubEvents}, {"contents", testSubContents}, {"bind", testSubBind},
-		{"unmount", testSubUnmount}, {"covered", testSubCovered}} {
+		{"parity", func(b *bed) {
+			out := b.outside
+			defer func() { b.outside = out }()
+			b.outside = filepath.Join(disk, "out")
+			parity(b, filepath.Join(disk, "in"), "/mnt/part", seeds)
+			b.fallbacks()
+		}},
+		{"another", testSubAnother}, {"unmount", testSubUnmount}, {"covered", testSubCovered}} {
 		if !t.Run(c.name, func(t *testing.T) {
 			old := b.t
 			b.t = t
@@ -76,6 +104,7 @@ func testSubEvents(b *bed) {
 	for _, d := range []string{"one", "one/in", "two"} {
 		b.do("mkdir " + d + "/sub")
 		b.vm.Run("ls /mnt/" + d + "/sub >/dev/null")
+		b.sync()
 		w := b.vm.Watch(everything, "/mnt", "/mnt/"+d, "/mnt/"+d+"/sub", "/mnt/"+d+"/old")
 		for _, c := range []struct {
 			script string
@@ -145,11 +174,27 @@ func testSubContents(b *bed) {
 func testSubBind(b *bed) {
 	b.vm.Run("mkdir -p /bind; mount -o rbind /mnt /bind")
 	defer b.vm.Run("umount -l /bind")
-	w := b.vm.Watch(everything, "/mnt", "/bind/two", "/bind/one/in")
+	w := b.vm.Watch(everything, "/mnt", "/bind/two", "bind/one/in")
 	defer w.Close()
 	b.do("mkdir two/b; rmdir two/b; mkdir one/in/b")
-	b.expect("bind", b.fence(w), "/bind/two CREATE,ISDIR b", "/bind/two DELETE,ISDIR b", "/bind/one/in CREATE,ISDIR b")
+	b.expect("bind", b.fence(w), "bind/two CREATE,ISDIR b", "bind/two DELETE,ISDIR b", "bind/one/in CREATE,ISDIR b")
 	b.fallbacks()
+}
+
+// testSubAnother: where the kernel mounts it once more nothing is heard, but nothing stays stale.
+func testSubAnother(b *bed) {
+	b.do("printf 1 > two/another")
+	b.vm.Run("mkdir -p /other; mount --bind /mnt /other; ls /other/two/ /mnt/two/ >/dev/null; cat /other/two/another; ! cat /other/two/later 2>/dev/null")
+	defer b.vm.Run("umount /other")
+	if got := strings.Fields(b.vm.Run("stat -c %d /mnt/two/another /other/two/another")); len(got) != 2 || got[0] == got[1] {
+		b.t.Fatalf("devices %v: the test is none", got)
+	}
+	w := b.vm.Watch(everything, "/mnt", "/mnt/two", "/other/two")
+	defer w.Close()
+	b.do("printf 2 | dd of=two/another conv=notrunc; echo > two/later")
+	b.expect("another", b.fence(w), "two MODIFY another", "two CLOSE_WRITE another",
+		"two CREATE later", "two MODIFY later", "two CLOSE_WRITE later")
+	b.vm.Run("until [ $(cat /other/two/another) = 2 ]; do usleep 50000; done; until [ -e /other/two/later ]; do usleep 50000; done")
 }
 
 // testSubUnmount: what the guest unmounts and enters again is another superblock.
