@@ -73,6 +73,9 @@ func (m *merger) readRename(k int32) {
 		m.put(rec.obj, to, k)
 		return
 	}
+	if was, ok := m.bound[to]; ok && was != rec.obj && m.objs[was].isDir != (r.Mask&notify.IsDir != 0) {
+		m.leaveHidden(was, to, k) // nothing replaces what is of the other kind
+	}
 	m.overwritten(k, to)
 	m.transfer(rec.obj, from, to, k)
 	if r.Mask&notify.IsDir != 0 {
@@ -94,8 +97,11 @@ func (m *merger) overwritten(k int32, to entry) {
 	if o.deleted || o.linked || o.linkCount || o.over || o.at.dir.IsZero() || o.at == to || !m.unlinkTold(k+2, o.at.dir) {
 		return
 	}
-	rec := &m.recs[k]
-	head := m.findHidden(i, to, k)
+	m.tellFirst(k, m.findHidden(i, to, k))
+}
+
+// tellFirst has hidden renames told before k, and before those that are already.
+func (m *merger) tellFirst(k, head int32) {
 	if head == none {
 		return
 	}
@@ -103,7 +109,7 @@ func (m *merger) overwritten(k int32, to entry) {
 	for m.hidden[last].next != none {
 		last = m.hidden[last].next
 	}
-	m.hidden[last].next, rec.before = rec.before, head
+	m.hidden[last].next, m.recs[k].before = m.recs[k].before, head
 }
 
 // unlinkTold reports whether the DELETE of an unlink in dir, of which the DELETE_SELF stood before record k, would be in
@@ -317,14 +323,14 @@ func (m *merger) tellBefore(k, o, head int32) {
 }
 
 // leaveHidden carries out the rename of which record k, a CREATE at the same
-// entry, is the proof.
+// entry or a RENAME that could not replace o, is the proof.
 func (m *merger) leaveHidden(o int32, at entry, k int32) {
 	if _, ok := m.lateAt[at]; ok || m.objs[o].linked || m.objs[o].at != at || m.objs[o].removed != none {
 		return
 	}
 	if i := m.onlyRename(o, at); i != none {
 		q := &m.raws[i]
-		m.recs[k].before = m.findHidden(o, entry{q.NewDir, q.NewName}, k)
+		m.tellFirst(k, m.findHidden(o, entry{q.NewDir, q.NewName}, k))
 	}
 }
 
