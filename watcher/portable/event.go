@@ -59,6 +59,8 @@ type hint struct {
 	lost bool   // an overflow
 	at   time.Time
 	done bool
+	// fence, of a half of a rename, is the one before which the other half must come.
+	fence uint64
 	// id is what Create's name referred to when it was looked at.
 	id     identity
 	looked bool

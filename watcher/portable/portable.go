@@ -43,7 +43,8 @@ type Options struct {
 	// makes ignore.FileName a name like any other.
 	Ignore        []string
 	NoIgnoreFiles bool
-	// PairWait is how long the first half of a rename waits for the second; 0 is 20 milliseconds.
+	// PairWait is how long the first half of a rename waits for the second; 0 is 20 milliseconds. On Linux it then waits
+	// for all that the kernel had queued by that time.
 	PairWait time.Duration
 	Logger   *slog.Logger
 }

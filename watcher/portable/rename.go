@@ -2,6 +2,7 @@ package portable
 
 import (
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -22,7 +23,7 @@ func (e *engine) left(h *hint, i int, now time.Time) time.Duration {
 	}
 	j := e.partner(h, k, i)
 	if j < 0 {
-		if wait := h.at.Add(e.wait).Sub(now); wait > 0 && len(e.buf)-i < lookAhead {
+		if wait := e.patience(h, i, now); wait > 0 {
 			return wait
 		}
 		e.alone(h, k)
@@ -32,6 +33,33 @@ func (e *engine) left(h *hint, i int, now time.Time) time.Duration {
 	c.done = true
 	e.renamed(h, k, c)
 	return 0
+}
+
+// fenceWait bounds the wait for a fence that may have been lost in an overflow.
+const fenceWait = 2 * time.Second
+
+// patience says how long to wait for the other half of h, which is at position i. Time alone does not tell on a machine that
+// stalls: where the system keeps an order, a fence that was made afterwards has to come without it.
+func (e *engine) patience(h *hint, i int, now time.Time) time.Duration {
+	if len(e.buf)-i >= lookAhead {
+		return 0
+	}
+	if wait := h.at.Add(e.wait).Sub(now); wait > 0 {
+		return wait
+	}
+	if !e.sys.olds {
+		return 0
+	}
+	if h.fence == 0 {
+		e.makeFence()
+		h.fence = e.fenceMade
+	}
+	for _, c := range e.buf[i+1:] {
+		if n, err := strconv.ParseUint(filepath.Base(c.raw), 10, 64); err == nil && n >= h.fence && filepath.Dir(c.raw) == e.fenceDir {
+			return 0
+		}
+	}
+	return h.at.Add(fenceWait).Sub(now)
 }
 
 // partner finds the other half of the rename of k among the notifications after position i; -1 is none.
