@@ -52,7 +52,8 @@ func (b *bed) judgeMerged(ops []opgen.Op) {
 	want, got := names(native), names(guest)
 	for k, w := range want {
 		if strings.HasSuffix(k, "/") && got[k] != nil && !slices.Contains(got[k].others, notify.Attrib.String()) {
-			// A record of a link count has no name, and several of one object are one.
+			// Records of link counts of one object are one, so that of a rename which replaced a link may
+			// not come, and the next is taken for it.
 			w.others = slices.DeleteFunc(w.others, func(s string) bool { return s == notify.Attrib.String() })
 		}
 		if g := got[k]; g != nil && w.allows(g, linked[k]) {

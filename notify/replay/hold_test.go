@@ -3,6 +3,7 @@ package replay
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/heraldfs/heraldfs/notify"
@@ -103,6 +104,27 @@ func TestHoldsOnlyItsOwn(t *testing.T) {
 			if r.hold(c.events, 0); r.held.at != 0 {
 				t.Errorf("%s: held with the mask %v", c.what, mask)
 			}
+		}
+	}
+}
+
+// TestKnownIsNotHeld links a file that the guest knows to where it hears of it, and removes it before
+// that is told: a stand-in is made, but the end of the writing is that of the file.
+func TestKnownIsNotHeld(t *testing.T) {
+	b := newBed(t, nil)
+	b.r.mask = notify.DefaultMask
+	b.write("f", "old")
+	b.must(os.Mkdir(b.path("u"), 0o755))
+	b.watch(".", "f")
+	f := b.obj("f")
+	story := []notify.Event{b.move(".", "f", "u", "f", f), b.ev(notify.OpCreate, ".", "g", f),
+		b.ev(notify.OpModify, ".", "g", f), b.ev(notify.OpCloseWrite, ".", "g", f)}
+	b.must(os.Remove(b.path("f")))
+	b.push(story...)
+	heard := b.heard()
+	for _, want := range []string{`. CREATE "g"`, `. CLOSE_WRITE "g"`, `f MODIFY ""`, `f CLOSE_WRITE ""`} {
+		if !slices.Contains(heard, want) {
+			t.Errorf("no %s in %q", want, heard)
 		}
 	}
 }

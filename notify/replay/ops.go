@@ -219,6 +219,9 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 		// A directory is left unknown until somebody looks it up: what happens in
 		// it meanwhile costs nothing.
 		g := r.view.ghost(ev.IsDir)
+		if r.object(ev.Object, p) != nil {
+			r.held.at = 0 // the file that the guest knows is to be closed, not its stand-in
+		}
 		s.made = &fuse.EntryOut{NodeId: g.id}
 		r.view.fillGhost(g, &s.made.Attr)
 		return s

@@ -34,6 +34,9 @@ func TestKernelMerges(t *testing.T) {
 		{"a link where the file was before", func(in func(string) string) error {
 			return errors.Join(os.Truncate(in("a"), 1), os.Rename(in("a"), in("x")), os.Link(in("x"), in("a")))
 		}, []string{"MODIFY,CREATE a", "RENAME a x", "ATTRIB "}},
+		{"link counts", func(in func(string) string) error {
+			return errors.Join(os.Link(in("a"), in("x")), os.Rename(in("b"), in("x")))
+		}, []string{"ATTRIB ", "CREATE x", "RENAME b x"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := testenv.Tmpfs(t)
