@@ -105,7 +105,7 @@ func (b *bench) compareRun(n int, title string, pace time.Duration) error {
 	}
 	t.note("All listen at the same time to the same %d creates, deletes and renames of files and directories (seed %d); writes and chmods between them are not judged, nor is the order. Nested directories come and go as mkdir -p and rm -r make them.", len(truth), compareSeed)
 	if pace == 0 {
-		t.note("At full speed fanotify is read late now and then. It has merged records by then, and a path next to a merged rename of a directory can be the one of a moment later: see semantics.md.")
+		t.note("At full speed fanotify is read late now and then. The kernel has merged equal renames by then; one that no later record proves is found by comparing, or lost: see semantics.md.")
 	}
 	return b.unwind(depth)
 }
