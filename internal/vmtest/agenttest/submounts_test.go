@@ -56,7 +56,7 @@ func TestSubmounts(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		run  func(b *bed)
-	}{{"numbers", testSubNumbers}, {"events", testSubEvents}, {"contents", testSubContents}, {"bind", testSubBind},
+	}{{"enter", testSubEnter}, {"numbers", testSubNumbers}, {"events", testSubEvents}, {"contents", testSubContents}, {"bind", testSubBind},
 		{"parity", func(b *bed) {
 			out := b.outside
 			defer func() { b.outside = out }()
@@ -77,6 +77,14 @@ func TestSubmounts(t *testing.T) {
 		}
 	}
 	b.vm.Run("umount /mnt; ! grep -q virtiofs /proc/mounts")
+}
+
+// testSubEnter: a watch that is for directories only enters what nobody has entered.
+func testSubEnter(b *bed) {
+	w := b.vm.Watch(everything|unix.IN_ONLYDIR, "/mnt", "/mnt/part")
+	defer w.Close()
+	b.do("mkdir part/d; rmdir part/d")
+	b.expect("enter", b.fence(w), "part CREATE,ISDIR d", "part DELETE,ISDIR d")
 }
 
 // testSubNumbers: no two objects have the same numbers, and files have the host's inode number.
