@@ -384,6 +384,11 @@ func randomRun(t *testing.T, o Options, base string, seed int64) {
 		}
 	}
 	got := r.fence()
+	for _, rec := range got {
+		if rec.Type == TypeOverflow {
+			t.Fatal("the kernel's queue was full, so nothing can be said: fs.inotify.max_queued_events is too small for this")
+		}
+	}
 	m.apply(t, entriesOf(got), o.Backend == "inotify")
 	if d := m.diff(onDisk(t, dir)); d != "" || t.Failed() {
 		t.Errorf("seed %d:\n%s\n%s\n%s", seed, d, strings.Join(done, "\n"), lines(got))
