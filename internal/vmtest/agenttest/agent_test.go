@@ -226,15 +226,33 @@ func testAgentRestart(b *bed) {
 	}
 }
 
-// testAbsent: without an agent the guest sees changes within a second or so; nothing that it did is told twice afterwards.
+// testAbsent: without an agent the guest sees what it asks for anew, within a second or so. What it was told for
+// long before is put right, and told in order, when an agent is back; what the guest did itself is not told again.
 func testAbsent(b *bed) {
+	b.do("mkdir absent; echo 1 > absent/f; echo 1 > absent/gone; echo 1 > absent/moved")
+	b.sync()
+	// All this is cached for an hour.
+	b.vm.Run("cd /mnt/absent; ls -l; cat f gone moved; ! cat later")
+	w := b.vm.Watch(everything, "/mnt", "/mnt/absent", "/mnt/absent/gone")
+	defer w.Close()
 	b.killAgent()
-	defer b.startAgent()
-	b.do("mkdir absent; echo 1 > absent/f")
-	b.vm.Run("until cat /mnt/absent/f; do usleep 50000; done")
-	b.do("printf 2 | dd of=absent/f conv=notrunc 2>/dev/null; echo x > absent/g")
-	b.vm.Run("until [ $(cat /mnt/absent/f) = 2 ]; do usleep 50000; done; until [ -e /mnt/absent/g ]; do usleep 50000; done")
-	b.vm.Run("ls /mnt/absent | grep -q g")
+	b.do("cd absent; printf 2 | dd of=f conv=notrunc 2>/dev/null; echo x > later; rm gone; mv moved new; chmod 600 new; echo 1 > g")
+	b.vm.Run("cd /mnt/absent; until [ -e g ] && [ -e new ]; do usleep 50000; done; echo x > own; cat own g")
+	// What it has asked for now it asks for again.
+	b.do("cd absent; printf 22 | dd of=g conv=notrunc 2>/dev/null")
+	b.vm.Run("cd /mnt/absent; until [ $(cat g) = 22 ]; do usleep 50000; done; ls | grep -q new")
+	b.startAgent()
+	b.expect("events of the time without an agent", b.fence(w),
+		"absent CREATE own", "absent MODIFY own", "absent CLOSE_WRITE own",
+		"absent MODIFY f", "absent CLOSE_WRITE f", "absent CREATE later", "absent MODIFY later", "absent CLOSE_WRITE later",
+		"absent/gone ATTRIB", "absent/gone DELETE_SELF", "absent/gone IGNORED", "absent DELETE gone",
+		"absent MOVED_FROM moved", "absent MOVED_TO new", "absent ATTRIB new", "absent CREATE g", "absent MODIFY g", "absent CLOSE_WRITE g",
+		"absent MODIFY g", "absent CLOSE_WRITE g")
+	if got := b.vm.Run("cd /mnt/absent; cat f later g own; ! cat gone moved 2>/dev/null; stat -c %a new; ls"); got != "2\nx\n22x\n600\nf\ng\nlater\nnew\nown" {
+		b.t.Errorf("the guest has %q", got)
+	}
+	b.do("echo y > absent/after")
+	b.expect("afterwards", b.fence(w), "absent CREATE after", "absent MODIFY after", "absent CLOSE_WRITE after")
 }
 
 // testRemount: the agent lets go of a mount that has gone, and takes the next one.

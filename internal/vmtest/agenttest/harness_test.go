@@ -38,7 +38,7 @@ var programs = sync.OnceValues(func() (string, error) {
 
 // bed is a directory, heraldfs virtiofs that shares it, and a guest that mounts it at /mnt.
 type bed struct {
-	t             *testing.T
+	t             testing.TB
 	vm            *vmtest.VM
 	programs      string
 	host, outside string
@@ -50,7 +50,7 @@ type bed struct {
 }
 
 // newBed boots a guest in which the agent runs.
-func newBed(t *testing.T, args ...string) *bed {
+func newBed(t testing.TB, args ...string) *bed {
 	t.Helper()
 	return newBedWith(t, func(string) {}, args...)
 }
@@ -95,7 +95,7 @@ func newBedWith(t *testing.T, prepare func(host string), args ...string) *bed {
 }
 
 // inotifywait is Debian's, with what it needs, for a guest.
-func inotifywait(t *testing.T) map[string]string {
+func inotifywait(t testing.TB) map[string]string {
 	t.Helper()
 	files := map[string]string{}
 	for pkg, list := range map[string]map[string][]string{
