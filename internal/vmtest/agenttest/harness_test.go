@@ -56,7 +56,7 @@ func newBed(t testing.TB, args ...string) *bed {
 }
 
 // newBedWith has the host's directory prepared before it is shared.
-func newBedWith(t *testing.T, prepare func(host string), args ...string) *bed {
+func newBedWith(t testing.TB, prepare func(host string), args ...string) *bed {
 	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.Fanotify)
 	vmtest.Need(t)
