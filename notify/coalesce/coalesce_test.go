@@ -216,18 +216,6 @@ func TestBatches(t *testing.T) {
 			rename 1/c > 1/b !
 			delete_self =2
 			create 1/c`},
-		{"a lost rename of a directory that a file with its name proves", `
-			RENAME|ISDIR 1/a > 1/b =2
-			RENAME|ISDIR 1/b > 1/a =2
-			RENAME 1/c > 1/a =3
-			CREATE 2/x =4
-			RENAME|ISDIR 1/b > 1/d =2`, `
-			rename 1/a > 1/b
-			rename 1/b > 1/a
-			rename 1/a > 1/b
-			rename 1/c > 1/a !
-			create 2/x
-			rename 1/b > 1/d !`},
 		{"a file that a file replaces need not have left", `
 			RENAME 1/a > 1/b =2
 			RENAME 1/b > 1/a =2

@@ -53,8 +53,7 @@
 // Equal renames of one object merge too (a to b, b to a, a to b reads as
 // a to b, b to a). The lost one is told again when an entry record that needed the
 // lock of the directory proves it (a DELETE or RENAME of O at b, a CREATE of another
-// object at a, a RENAME to a of what cannot replace O, a RENAME of another object to b
-// that ended O) and only one chain of O's renames leads there. MODIFY and its
+// object at a, a RENAME of another object to b that ended O) and only one chain of O's renames leads there. MODIFY and its
 // kind prove nothing, because they are queued without the directory's lock, with a
 // name that may be old by then.
 //

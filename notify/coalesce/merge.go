@@ -46,7 +46,6 @@ type object struct {
 	over                      bool // another object was renamed over it
 	gone                      bool // it told DELETE_SELF
 	deleted                   bool // the batch has a DELETE of it
-	isDir                     bool
 	verify                    bool
 }
 
@@ -154,13 +153,10 @@ func (m *merger) object(id notify.Object) int32 {
 
 // pointSelf gives each record about a directory itself the entry that the
 // directory has until its next rename, which is where its watchers knew it. It also
-// notes which objects are directories, and of which the batch has a DELETE.
+// notes which objects the batch has a DELETE of.
 func (m *merger) pointSelf() {
 	for i := len(m.raws) - 1; i >= 0; i-- {
 		r, o := &m.raws[i], m.recs[i].obj
-		if o != none && r.Mask&notify.IsDir != 0 {
-			m.objs[o].isDir = true
-		}
 		switch {
 		case o == none:
 		case r.Mask&notify.Rename != 0:

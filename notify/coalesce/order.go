@@ -73,9 +73,6 @@ func (m *merger) readRename(k int32) {
 		m.put(rec.obj, to, k)
 		return
 	}
-	if was, ok := m.bound[to]; ok && was != rec.obj && m.objs[was].isDir != (r.Mask&notify.IsDir != 0) {
-		m.leaveHidden(was, to, k) // nothing replaces what is of the other kind
-	}
 	m.overwritten(k, to)
 	m.transfer(rec.obj, from, to, k)
 	if r.Mask&notify.IsDir != 0 {
@@ -323,7 +320,7 @@ func (m *merger) tellBefore(k, o, head int32) {
 }
 
 // leaveHidden carries out the rename of which record k, a CREATE at the same
-// entry or a RENAME that could not replace o, is the proof.
+// entry, is the proof.
 func (m *merger) leaveHidden(o int32, at entry, k int32) {
 	if _, ok := m.lateAt[at]; ok || m.objs[o].linked || m.objs[o].at != at || m.objs[o].removed != none {
 		return
