@@ -119,6 +119,9 @@ func (e *engine) meet(n *node, d fs.DirEntry) (k *node, fresh bool) {
 		return nil, false // gone again
 	}
 	s := stateOf(n.join(d.Name()), fi)
+	if !s.exists {
+		return nil, false
+	}
 	if k := n.kids[d.Name()]; k != nil && (k.state.id.is(s.id) || !k.state.exists) {
 		if !k.state.exists {
 			k.state = s // it was gone when its notification came

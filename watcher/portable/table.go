@@ -38,7 +38,11 @@ func look(path string) state {
 }
 
 func stateOf(path string, fi fs.FileInfo) state {
-	s := state{exists: true, dir: fi.IsDir(), id: identify(path, fi)}
+	id, gone := identify(path, fi)
+	if gone {
+		return state{}
+	}
+	s := state{exists: true, dir: fi.IsDir(), id: id}
 	if !s.dir {
 		s.size, s.mtime = fi.Size(), fi.ModTime()
 	}
