@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"github.com/heraldfs/heraldfs/agent"
+	"github.com/heraldfs/heraldfs/internal/agent"
 )
 
 func main() {

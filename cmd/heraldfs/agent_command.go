@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	guestagent "github.com/heraldfs/heraldfs/agent"
+	guestagent "github.com/heraldfs/heraldfs/internal/agent"
 )
 
 func newAgentCommand() *cobra.Command {

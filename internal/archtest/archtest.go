@@ -56,7 +56,7 @@ var layers = []layer{
 	{name: "watcher", packages: []string{"watcher/..."}, imports: []string{"notify/...", "internal/sys", "internal/ignore"}, together: true},
 	{name: "protocol", packages: []string{"protocol/..."}, imports: []string{"notify"}, together: true},
 	{name: "server", packages: []string{"server/..."}, imports: []string{"notify/...", "protocol/...", "internal/sys"}, together: true},
-	{name: "agent", packages: []string{"agent/..."}, imports: []string{"notify/...", "protocol/...", "internal/sys"}, together: true},
+	{name: "agent", packages: []string{"internal/agent/..."}, imports: []string{"notify/...", "protocol/...", "internal/sys"}, together: true},
 	{
 		name:     "test bench",
 		packages: []string{"internal/testenv/...", "internal/vmtest/...", "internal/inotest/...", "internal/opgen/...", "internal/archtest/...", "internal/e2e/...", "internal/nettest/..."},
@@ -65,7 +65,7 @@ var layers = []layer{
 	{name: "benchmarks", packages: []string{"internal/bench/..."}, imports: []string{"notify/...", "protocol/...", "test bench"}, together: true},
 	// What the commands share, and is no service to anybody else.
 	{name: "commands' own", packages: []string{"internal/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "internal/sys", "internal/ignore"}, together: true},
-	{name: "commands", packages: []string{"cmd/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "server/...", "agent/...", "internal/sys", "internal/ignore", "commands' own"}},
+	{name: "commands", packages: []string{"cmd/..."}, imports: []string{"notify/...", "watcher/...", "protocol/...", "server/...", "internal/agent/...", "internal/sys", "internal/ignore", "commands' own"}},
 }
 
 // others are imports from outside that only some packages may have.
