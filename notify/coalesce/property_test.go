@@ -258,9 +258,11 @@ func perDir(events []notify.Event, dir notify.Object) []notify.Event {
 		}
 		ev = bare(ev)
 		if ev.Op == notify.OpExchange {
-			ev.Op = notify.OpRename
+			other := ev.NewIsDir
+			ev.Op, ev.NewIsDir = notify.OpRename, false
 			add(ev)
 			ev.Dir, ev.Name, ev.NewDir, ev.NewName = ev.NewDir, ev.NewName, ev.Dir, ev.Name
+			ev.IsDir = other
 		}
 		add(ev)
 	}

@@ -45,7 +45,7 @@ type bed struct {
 	socket, port  string
 	args          []string
 	cmd           *exec.Cmd
-	said          *bytes.Buffer
+	said          *output
 	fences        int
 }
 
@@ -128,7 +128,7 @@ func inotifywait(t testing.TB) map[string]string {
 func (b *bed) start() {
 	b.t.Helper()
 	args := append([]string{"virtiofs", "--socket", b.socket, "--agent-listen", "unix://" + b.port, "--log-level=debug"}, b.args...)
-	b.said = &bytes.Buffer{}
+	b.said = &output{}
 	b.cmd = exec.Command(filepath.Join(b.programs, "heraldfs"), append(args, b.host)...)
 	b.cmd.Stderr = b.said
 	path := b.socket + ".notify"
@@ -254,4 +254,28 @@ func (b *bed) expect(what string, got []string, want ...string) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		b.t.Errorf("%s: heard\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
+}
+
+// output is what a process has said so far; it may say more meanwhile.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func (o *output) Reset() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.b.Reset()
 }
