@@ -89,7 +89,7 @@ func (w *story) allows(g *story, linked bool) bool {
 		return repeated(w.entries, g.entries)
 	}
 	want, got := slices.Sorted(slices.Values(w.entries)), slices.Sorted(slices.Values(g.entries))
-	if !repeated(want, got) && got[0] == notify.Create.String() {
+	if !repeated(want, got) && len(got) > 0 && got[0] == notify.Create.String() {
 		got = got[1:]
 	}
 	return repeated(want, got)
