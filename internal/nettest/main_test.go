@@ -5,30 +5,25 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/heraldfs/heraldfs/internal/testenv"
 )
 
-// bin is the heraldfs program under test; TestMain sets it before any test runs.
+// bin is the heraldfs program under test; need sets it.
 var bin string
 
-func TestMain(m *testing.M) {
-	top, err := os.MkdirTemp("", "heraldfs-nettest-")
-	if err == nil {
-		bin = filepath.Join(top, "heraldfs")
-		var out []byte
-		if out, err = exec.Command("go", "build", "-o", bin, "github.com/heraldfs/heraldfs/cmd/heraldfs").CombinedOutput(); err != nil {
-			err = fmt.Errorf("build heraldfs: %w\n%s", err, out)
-		}
+// build is done once, below the directory that LeakMain removes.
+var build = sync.OnceValue(func() error {
+	bin = filepath.Join(os.TempDir(), "heraldfs")
+	if out, err := exec.Command("go", "build", "-o", bin, "github.com/heraldfs/heraldfs/cmd/heraldfs").CombinedOutput(); err != nil {
+		return fmt.Errorf("build heraldfs: %w\n%s", err, out)
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	// LeakMain exits.
-	testenv.LeakMain(m)
-}
+	return nil
+})
+
+func TestMain(m *testing.M) { testenv.LeakMain(m) }
 
 func check(t testing.TB, err error) {
 	t.Helper()
@@ -41,4 +36,5 @@ func need(t testing.TB) {
 	t.Helper()
 	testenv.Need(t, testenv.Root)
 	testenv.NeedTool(t, "ip")
+	check(t, build())
 }
