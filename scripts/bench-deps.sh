@@ -38,8 +38,9 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$peers"
-codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
-echo "deb-src http://deb.debian.org/debian $codename main" >"$work/src.list"
+# The sources are where the packages of this machine come from.
+# shellcheck disable=SC2016 # apt's own variables
+apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' | sort -u >"$work/src.list"
 set -- -q -o "Dir::Etc::SourceList=$work/src.list" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$work/lists" \
 	-o APT::Sandbox::User=root
 cd "$work"
