@@ -201,21 +201,33 @@ func (b *bench) fswatch(dir string, list *[]*listener) error {
 
 // watchman is spoken to by its socket. It tells states, not events, after a while of quiet.
 func (b *bench) watchman(dir string, list *[]*listener) error {
+	p, lines, err := b.watchmanSubscription(dir)
+	if err != nil || p == nil {
+		return err
+	}
+	l := newListener("watchman, subscription")
+	go l.read(io.NopCloser(lines), parseWatchman)
+	*list = append(*list, l)
+	return nil
+}
+
+// watchmanSubscription returns what a watchman of our own says of dir; nil: it is not installed. All ends with unwind.
+func (b *bench) watchmanSubscription(dir string) (*process, *bufio.Reader, error) {
 	program, err := exec.LookPath("watchman")
 	if err != nil {
 		b.say("  watchman is not installed; scripts/bench-deps.sh does that")
-		return nil
+		return nil, nil, nil
 	}
 	state, err := os.MkdirTemp("", "bench-watchman-")
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	b.later(func() error { return os.RemoveAll(state) })
 	at := func(name string) string { return filepath.Join(state, name) }
 	p := &process{cmd: exec.Command(program, "--foreground", "--no-save-state", "--sockname="+at("sock"), "--logfile="+at("log"), "--pidfile="+at("pid")), lax: true}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
 	if err := p.cmd.Start(); err != nil {
-		return err
+		return nil, nil, err
 	}
 	b.later(func() error { return p.stop(unix.SIGTERM) })
 	var c net.Conn
@@ -224,7 +236,7 @@ func (b *bench) watchman(dir string, list *[]*listener) error {
 			break
 		}
 		if time.Now().After(end) || b.ctx.Err() != nil {
-			return fmt.Errorf("watchman: %w", err)
+			return nil, nil, fmt.Errorf("watchman: %w", err)
 		}
 	}
 	b.later(c.Close)
@@ -235,26 +247,23 @@ func (b *bench) watchman(dir string, list *[]*listener) error {
 	} {
 		text, err := json.Marshal(command)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		if _, err := c.Write(append(text, '\n')); err != nil {
-			return err
+			return nil, nil, err
 		}
 		c.SetReadDeadline(time.Now().Add(patience))
 		answer, err := lines.ReadString('\n')
 		if err != nil || strings.Contains(answer, `"error"`) {
-			return fmt.Errorf("watchman: %s: %w", answer, err)
+			return nil, nil, fmt.Errorf("watchman: %s: %w", answer, err)
 		}
 	}
 	// What is there already comes first.
 	if _, err := lines.ReadString('\n'); err != nil {
-		return fmt.Errorf("watchman: %w", err)
+		return nil, nil, fmt.Errorf("watchman: %w", err)
 	}
 	c.SetReadDeadline(time.Time{})
-	l := newListener("watchman, subscription")
-	go l.read(io.NopCloser(lines), parseWatchman)
-	*list = append(*list, l)
-	return nil
+	return p, lines, nil
 }
 
 func parseWatchman(line string) []told {

@@ -36,6 +36,7 @@ func sections() []section {
 		{"unknown", (*bench).unknown},
 		{"stream", (*bench).stream},
 		{"rivals", (*bench).rivals},
+		{"cpu", (*bench).cpu},
 		{"setup", (*bench).setup},
 		{"walk", (*bench).walk},
 		{"micro", (*bench).micro},
@@ -43,13 +44,14 @@ func sections() []section {
 		{"files", (*bench).files},
 		{"requests", (*bench).requestTable},
 		{"memory", (*bench).memory},
+		{"dirs", (*bench).dirs},
 	}
 }
 
 func run(ctx context.Context, args []string, stdout, progress io.Writer) (err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	markdown := flags.String("markdown", "", "write the tables to this `file` as markdown")
-	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream rivals setup walk micro cold files requests memory")
+	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream rivals cpu setup walk micro cold files requests memory dirs")
 	quick := flags.Bool("quick", false, "run everything once and small, to see whether it works")
 	pictures := flags.String("plots", "", "write plots as SVG to this `directory`")
 	rounds := flags.Int("rounds", 15, "how often the walks are timed")
