@@ -12,6 +12,7 @@ import (
 
 	"github.com/heraldfs/heraldfs/server/guest"
 	"github.com/heraldfs/heraldfs/server/passthrough"
+	"github.com/heraldfs/heraldfs/server/virtiofs"
 )
 
 // virtiofsFlags are the flags of `heraldfs virtiofs`, named as virtiofsd's where it has them.
@@ -133,8 +134,8 @@ func (f *virtiofsFlags) options(logger *slog.Logger) (passthrough.Options, error
 	if f.maxNodes < -1 {
 		return o, fmt.Errorf("--max-nodes %d: give a number, 0 or -1", f.maxNodes)
 	}
-	if f.queues < 1 {
-		return o, fmt.Errorf("--queues %d: give 1 or more", f.queues)
+	if f.queues < 1 || f.queues > virtiofs.MaxQueues {
+		return o, fmt.Errorf("--queues %d: give 1 to %d", f.queues, virtiofs.MaxQueues)
 	}
 	return o, nil
 }

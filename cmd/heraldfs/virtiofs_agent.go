@@ -97,8 +97,7 @@ func (f *agentFlags) open(ctx context.Context, inherited *os.File) (*agentChanne
 	if ul, ok := ln.(*net.UnixListener); ok {
 		ul.SetUnlinkOnClose(false)
 	}
-	c.ln, _, err = transport.Adopt(ln, sec)
-	if err != nil {
+	if c.ln, err = u.Adopt(ln, sec); err != nil {
 		ln.Close()
 		return nil, err
 	}

@@ -410,6 +410,8 @@ func TestVirtiofsRefuses(t *testing.T) {
 		{"--sandbox", []string{"--socket", socket, "--sandbox", "jail", dir}},
 		{"--fd is no listening socket", []string{"--fd", "0", dir}},
 		{"--queues", []string{"--socket", socket, "--queues", "0", dir}},
+		{"--queues 256: give 1 to 255", []string{"--socket", socket, "--queues", "256", dir}},
+		{"at most 107 bytes", []string{"--socket", filepath.Join(dir, strings.Repeat("s", 108)), dir}},
 		{"no such file", []string{"--socket", socket, filepath.Join(dir, "none")}},
 		{"is not a socket", []string{"--socket", dir, dir}},
 	} {

@@ -3,6 +3,8 @@ package vmtest
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,6 +152,27 @@ func unpacked(cache, pkg string) (string, error) {
 		return "", err
 	}
 	return dir, os.Rename(out, dir)
+}
+
+// KernelModules are files of the guest's kernel, by the paths that they get there: lib/NAME.ko, which may be compressed. What they
+// depend on is the caller's business.
+func KernelModules(names ...string) (map[string]string, error) {
+	a, err := FetchAssets()
+	if err != nil {
+		return nil, err
+	}
+	modules := filepath.Join(filepath.Dir(filepath.Dir(a.Kernel)), "lib", "modules")
+	files := map[string]string{}
+	err = filepath.WalkDir(modules, func(path string, d fs.DirEntry, err error) error {
+		if name, _, ok := strings.Cut(filepath.Base(path), ".ko"); ok && slices.Contains(names, name) {
+			files["lib/"+name+".ko"] = path
+		}
+		return err
+	})
+	if err == nil && len(files) != len(names) {
+		err = fmt.Errorf("%s has %v of the modules %v", modules, slices.Collect(maps.Keys(files)), names)
+	}
+	return files, err
 }
 
 func quiet(cmd *exec.Cmd) error {

@@ -3,6 +3,7 @@ package vmtest
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 )
@@ -48,8 +49,9 @@ const (
 	modeChar = 0o020600
 )
 
-// writeInitramfs makes an archive with busybox, guestd as init, and files by their path without leading slash.
-func writeInitramfs(path string, busybox, guestd string, files map[string]string) error {
+// writeInitramfs makes an archive with busybox, guestd as init unless there is an inittab for busybox's, and files by their
+// path without leading slash.
+func writeInitramfs(path string, busybox, guestd, inittab string, files map[string]string) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -71,9 +73,12 @@ func writeInitramfs(path string, busybox, guestd string, files map[string]string
 	// Until devtmpfs is mounted init's output has nowhere else to go.
 	c.add("dev/console", modeChar, [2]int{5, 1}, nil)
 	all := map[string]string{"bin/busybox": busybox, "init": guestd, "bin/guestd": guestd}
-	for name, from := range files {
-		all[name] = from
+	if inittab != "" {
+		all["init"] = busybox
+		mkdir("etc")
+		c.add("etc/inittab", modeFile, [2]int{}, []byte(inittab))
 	}
+	maps.Copy(all, files)
 	for name, from := range all {
 		b, err := os.ReadFile(from)
 		if err != nil {

@@ -50,6 +50,8 @@ type Options struct {
 	Ports map[string]string
 	// Files are put into the guest, by their path there without leading slash.
 	Files map[string]string
+	// Inittab, if not empty, is for busybox's init, which is the guest's then; it has to run /bin/guestd.
+	Inittab string
 }
 
 // VM is a running guest.
@@ -124,7 +126,7 @@ func boot(t testing.TB, o Options, a Assets) (*VM, error) {
 
 func (vm *VM) start(o Options, a Assets) error {
 	initrd := filepath.Join(vm.dir, "initrd")
-	if err := writeInitramfs(initrd, a.Busybox, a.Guestd, o.Files); err != nil {
+	if err := writeInitramfs(initrd, a.Busybox, a.Guestd, o.Inittab, o.Files); err != nil {
 		close(vm.exited)
 		return err
 	}

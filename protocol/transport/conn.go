@@ -27,7 +27,7 @@ func (u *URL) Listen(ctx context.Context, sec *Security) (net.Listener, error) {
 }
 
 // ListenPlain is Listen without TLS and without the question whether that is safe, for a listener that another
-// process is to Adopt.
+// process is to make safe with URL.Adopt.
 func (u *URL) ListenPlain(ctx context.Context) (net.Listener, error) {
 	ln, err := u.listen(ctx)
 	if err != nil {
@@ -50,10 +50,16 @@ func Adopt(ln net.Listener, sec *Security) (net.Listener, *URL, error) {
 	default:
 		return nil, nil, fmt.Errorf("inherited socket of kind %s: %w", u.Network, ErrURL)
 	}
+	ln, err := u.Adopt(ln, sec)
+	return ln, u, err
+}
+
+// Adopt makes ln, which listens at u by ListenPlain, as safe as Listen would have.
+func (u *URL) Adopt(ln net.Listener, sec *Security) (net.Listener, error) {
 	if err := u.safe(sec, true); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return secure(ln, u.Network, sec), u, nil
+	return secure(ln, u.Network, sec), nil
 }
 
 func secure(ln net.Listener, network string, sec *Security) net.Listener {
@@ -68,7 +74,7 @@ func (u *URL) listen(ctx context.Context) (net.Listener, error) {
 	case "unix":
 		return listenUnix(ctx, u.Path)
 	case "vsock":
-		return vsock.Listen(u.Port, nil)
+		return listenVsock(u.Port)
 	}
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "tcp", u.Host)

@@ -32,6 +32,12 @@ var (
 	ErrInUse = errors.New("socket is in use")
 )
 
+// MaxQueues is the largest Options.Queues.
+const MaxQueues = 255
+
+// maxPath is the longest path of a socket: sun_path of unix(7) without its end.
+const maxPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
 // Options configures Listen. The zero value works.
 type Options struct {
 	// Tag is the name to mount by, for a VMM that asks for it; most are told on their own command
@@ -89,7 +95,7 @@ func New(l *net.UnixListener, o Options) (*Server, error) {
 	if len(o.Tag) > tagSize {
 		return nil, fmt.Errorf("tag %q is longer than %d bytes", o.Tag, tagSize)
 	}
-	if o.Queues < 0 || o.Queues > 255 || o.MaxWorkers < 0 {
+	if o.Queues < 0 || o.Queues > MaxQueues || o.MaxWorkers < 0 {
 		return nil, fmt.Errorf("%d queues, %d workers: out of range", o.Queues, o.MaxWorkers)
 	}
 	if o.Queues == 0 {
@@ -108,6 +114,9 @@ func New(l *net.UnixListener, o Options) (*Server, error) {
 
 // ListenUnix makes a socket as Listen does. Closing the listener removes it.
 func ListenUnix(socket string) (*net.UnixListener, error) {
+	if len(socket) > maxPath {
+		return nil, fmt.Errorf("listen %s: a socket's path has at most %d bytes, this one %d: %w", socket, maxPath, len(socket), unix.ENAMETOOLONG)
+	}
 	if err := removeStale(socket); err != nil {
 		return nil, fmt.Errorf("listen %s: %w", socket, err)
 	}

@@ -8,9 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,7 +33,6 @@ type backend struct {
 	dir, socket  string
 	cache        time.Duration
 	announce     bool
-	keep         bool // over opens
 	made, closed atomic.Int32
 	connected    chan struct{}
 	disconnected chan error
@@ -73,7 +70,7 @@ func (b *backend) newFS(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOption
 		b.t.Errorf("the guest has %d bytes of memory", g.Memory())
 	}
 	fs, err := passthrough.New(b.dir, passthrough.Options{EntryTimeout: b.cache, AttrTimeout: b.cache, NegativeTimeout: b.cache, ForeignPids: true,
-		KeepCache: b.keep, AnnounceSubmounts: b.announce && g.InitFlags&fuse.CAP_SUBMOUNTS != 0})
+		AnnounceSubmounts: b.announce && g.InitFlags&fuse.CAP_SUBMOUNTS != 0})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -320,107 +317,5 @@ func TestSubmounts(t *testing.T) {
 	on.expect("one/g", filepath.Join(dir, "one"))
 	if n := on.closed.Load(); n != 1 {
 		t.Errorf("%d sessions ended by umount", n)
-	}
-}
-
-// TestWalk reports how long the second walk of a tree takes, over heraldfs and over virtiofsd, and that what the guest
-// knows costs heraldfs no descriptors.
-func TestWalk(t *testing.T) {
-	const virtiofsd = "/usr/lib/qemu/virtiofsd"
-	dir := t.TempDir()
-	// virtiofsd has a descriptor for each: more than these, and it reaches the limit of 20,000 that many machines have.
-	const dirs, files = 180, 100
-	const entries = 1 + dirs*(files+1)
-	for d := range dirs {
-		sub := filepath.Join(dir, fmt.Sprintf("d%03d", d))
-		if err := os.Mkdir(sub, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		for f := range files {
-			if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("f%03d", f)), nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	b := newBackend(t, dir, time.Hour)
-	b.keep = true
-	shares := []vmtest.Share{{Socket: b.socket, Tag: "herald"}}
-	if _, err := os.Stat(virtiofsd); err == nil {
-		for _, cache := range []string{"always", "auto"} {
-			socket := filepath.Join(filepath.Dir(b.socket), cache)
-			cmd := exec.Command(virtiofsd, "--socket-path="+socket, "-o", "source="+dir, "-o", "sandbox=chroot", "-o", "cache="+cache)
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				cmd.Process.Kill()
-				cmd.Wait()
-			})
-			await(t, func() bool { _, err := os.Stat(socket); return err == nil })
-			shares = append(shares, vmtest.Share{Socket: socket, Tag: cache})
-		}
-	} else {
-		t.Logf("no comparison: %v", err)
-	}
-	vm := vmtest.Start(t, vmtest.Options{Shares: shares})
-	took := map[string][]time.Duration{}
-	walk := func(tag string) time.Duration {
-		var n int
-		var ns int64
-		if _, err := fmt.Sscan(vm.Run("guestd walk /mnt/"+tag), &n, &ns); err != nil || n != entries {
-			t.Fatalf("walk of %s: %d entries, %v", tag, n, err)
-		}
-		return time.Duration(ns)
-	}
-	before := descriptors(t)
-	for _, s := range shares {
-		vm.Mount(s.Tag, "/mnt/"+s.Tag)
-		walk(s.Tag)
-	}
-	if got := descriptors(t) - before; got > 2*dirs {
-		t.Errorf("%d descriptors for %d files that the guest knows", got, entries)
-	} else {
-		t.Logf("%d descriptors for %d files that the guest knows", got, entries)
-	}
-	// Caches of a second, as of virtiofsd's default, shall have ended before each further walk. In turn: what else the machine
-	// does meets all of them.
-	for range 3 {
-		vm.Run("sleep 1.2")
-		for _, s := range shares {
-			took[s.Tag] = append(took[s.Tag], walk(s.Tag))
-		}
-	}
-	median := func(tag string) time.Duration {
-		slices.Sort(took[tag])
-		return took[tag][len(took[tag])/2]
-	}
-	for _, s := range shares {
-		m := median(s.Tag)
-		t.Logf("further walks of %d entries over %s: median %v of %v, %.2f times heraldfs", entries, s.Tag, m.Round(time.Millisecond),
-			took[s.Tag], float64(m)/float64(median("herald")))
-	}
-}
-
-// descriptors is how many this process has, the back-end's among them.
-func descriptors(t *testing.T) int {
-	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(list)
-}
-
-// await looks until ok: for what announces itself only by a file.
-func await(t *testing.T, ok func() bool) {
-	t.Helper()
-	end := time.Now().Add(limit)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		<-tick.C
-		if time.Now().After(end) {
-			t.Fatal("timeout")
-		}
 	}
 }

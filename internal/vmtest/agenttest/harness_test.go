@@ -3,6 +3,7 @@ package agenttest
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,16 @@ func newBed(t testing.TB, args ...string) *bed {
 // newBedWith has the host's directory prepared before it is shared.
 func newBedWith(t testing.TB, prepare func(host string), args ...string) *bed {
 	t.Helper()
+	b, o := newHost(t, prepare, args...)
+	b.vm = vmtest.Start(t, o)
+	b.vm.Mount("share", "/mnt")
+	b.startAgent()
+	return b
+}
+
+// newHost is a bed without its guest, and what that is to be.
+func newHost(t testing.TB, prepare func(host string), args ...string) (*bed, vmtest.Options) {
+	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.Fanotify)
 	vmtest.Need(t)
 	dir, err := programs()
@@ -80,18 +91,18 @@ func newBedWith(t testing.TB, prepare func(host string), args ...string) *bed {
 	b.socket, b.port = filepath.Join(run, "s"), filepath.Join(run, "a")
 	b.start()
 	t.Cleanup(b.stop)
-	files := map[string]string{"bin/heraldfs-agent": filepath.Join(dir, "heraldfs-agent")}
-	for name, from := range inotifywait(t) {
-		files[name] = from
+	files := map[string]string{"bin/heraldfs-agent": filepath.Join(dir, "heraldfs-agent"), "bin/heraldfs": filepath.Join(dir, "heraldfs")}
+	maps.Copy(files, inotifywait(t))
+	modules, err := vmtest.KernelModules(vsockModules()...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	b.vm = vmtest.Start(t, vmtest.Options{
+	maps.Copy(files, modules)
+	return b, vmtest.Options{
 		Shares: []vmtest.Share{{Socket: b.socket, Tag: "share", Hotplug: true}},
 		Ports:  map[string]string{"org.heraldfs.agent.0": b.port},
 		Files:  files,
-	})
-	b.vm.Mount("share", "/mnt")
-	b.startAgent()
-	return b
+	}
 }
 
 // inotifywait is Debian's, with what it needs, for a guest.
@@ -174,9 +185,9 @@ func (b *bed) stop() {
 func tail(s string) string { return s[max(0, len(s)-8000):] }
 
 // startAgent runs the agent, and returns when it replays.
-func (b *bed) startAgent() {
+func (b *bed) startAgent(args ...string) {
 	b.t.Helper()
-	b.vm.Run("heraldfs-agent --log-level=debug /mnt >>/tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid")
+	b.vm.Run("heraldfs-agent --log-level=debug " + strings.Join(args, " ") + " /mnt >>/tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid")
 	b.attached()
 }
 

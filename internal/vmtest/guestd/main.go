@@ -55,7 +55,7 @@ func serve() error {
 	if out, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
 		return fmt.Errorf("busybox: %w: %s", err, out)
 	}
-	port, err := openPort()
+	port, err := openPort(wire.PortName)
 	if err != nil {
 		return err
 	}
@@ -89,18 +89,18 @@ func (p patient) Read(b []byte) (int, error) {
 	}
 }
 
-func openPort() (*os.File, error) {
+func openPort(name string) (*os.File, error) {
 	names, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 	if err != nil {
 		return nil, err
 	}
 	for _, n := range names {
 		b, err := os.ReadFile(n)
-		if err == nil && strings.TrimSpace(string(b)) == wire.PortName {
+		if err == nil && strings.TrimSpace(string(b)) == name {
 			return os.OpenFile("/dev/"+filepath.Base(filepath.Dir(n)), os.O_RDWR, 0)
 		}
 	}
-	return nil, fmt.Errorf("no virtio port %s among %d", wire.PortName, len(names))
+	return nil, fmt.Errorf("no virtio port %s among %d", name, len(names))
 }
 
 type server struct {
