@@ -61,7 +61,9 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 		return status(err)
 	}
 	defer fd.Release()
-	defer fs.expectOn(n, setattrMasks(in)...)()
+	if fs.opts.Ledger != nil {
+		defer fs.expectOn(n, setattrMasks(in)...)()
+	}
 	if err := fs.setAttr(n, fd.Int(), file, in); err != nil {
 		return status(err)
 	}
@@ -94,7 +96,11 @@ func setattrMasks(in *fuse.SetAttrIn) (masks []notify.Mask) {
 func (fs *FS) setAttr(n *node, fd int, file *openFile, in *fuse.SetAttrIn) error {
 	path := sys.ProcPath(fd)
 	if mode, ok := in.GetMode(); ok {
-		if err := unix.Fchmodat(unix.AT_FDCWD, path, mode, 0); err != nil {
+		chmod := func() error { return unix.Fchmodat(unix.AT_FDCWD, path, mode, 0) }
+		if file != nil {
+			chmod = func() error { return unix.Fchmod(fd, mode) }
+		}
+		if err := chmod(); err != nil {
 			return err
 		}
 	}
