@@ -75,9 +75,9 @@ type Replayer struct {
 	opens openFiles
 	// closed is empty but for files that are passed through.
 	closed closedFiles
-	ahead lookahead
-	found scouts
-	held  holding
+	ahead  lookahead
+	found  scouts
+	held   holding
 
 	// detached says that the agent is gone.
 	detached bool
