@@ -151,6 +151,11 @@ func TestPassingEcho(t *testing.T) {
 			fenced(t, src, guest)
 			native.wait(".", "CREATE,ISDIR fence")
 			compare(t, native, guest)
+			for _, text := range []string{"MODIFY big", "CLOSE_WRITE big"} {
+				if n := heardTimes(guest, text); n != 4 {
+					t.Errorf("%d %s, want 4:\n%s", n, text, lines(guest.heard))
+				}
+			}
 			if out := must(t, "status", "--json", mnt); bytes.Contains([]byte(out), []byte(`"READ"`)) {
 				t.Errorf("the daemon was asked to read:\n%s", out)
 			}

@@ -174,6 +174,9 @@ func (g *Guest) Requests() map[string]uint64 { return g.conn.Requests() }
 // Known returns how many inodes the guest's kernel holds.
 func (g *Guest) Known() int { return g.replay.Known() }
 
+// Passed counts the opens of files that the guest's kernel reads by itself.
+func (g *Guest) Passed() uint64 { return g.fs.Passed() }
+
 // SetStatus has describe answer for replay.StatusAttr.
 func (g *Guest) SetStatus(describe func() []byte) { g.replay.SetStatus(describe) }
 

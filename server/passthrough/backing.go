@@ -106,6 +106,7 @@ func (fs *FS) admit(n *node, fd int, flags uint32, out *fuse.OpenOut) error {
 	}
 	out.OpenFlags = out.OpenFlags&^fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_PASSTHROUGH
 	out.BackingID = id
+	fs.passed.Add(1)
 	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0 {
 		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 		n.set(rewritten)
@@ -243,6 +244,9 @@ func (fs *FS) closeBacking(id int32) {
 		fs.log.Warn("cannot give a backing file back", "id", id, "err", err)
 	}
 }
+
+// Passed counts the guest's opens that were passed through.
+func (fs *FS) Passed() uint64 { return fs.passed.Load() }
 
 // OpenBeside counts an open of nodeid that somebody else answers, and by which nothing is read or written. While
 // nodeid is passed through, out is changed to what the kernel takes.

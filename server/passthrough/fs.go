@@ -36,6 +36,7 @@ type FS struct {
 	keep    timeouts
 	// noPassage says that no file can be passed through.
 	noPassage atomic.Bool
+	passed    atomic.Uint64
 
 	tooMany   sync.Once
 	closeOnce sync.Once
