@@ -12,8 +12,8 @@ import (
 	"github.com/heraldfs/heraldfs/notify"
 )
 
-// defaultPassthroughMin is the size from which a backing file saves more than it costs to open.
-const defaultPassthroughMin = 256 << 10
+// defaultPassthroughMin is the size from which opening a backing file costs less than it saves, even if the pages were cached.
+const defaultPassthroughMin = 1 << 20
 
 // Backing is the connection, for files that the guest's kernel reads by itself.
 type Backing interface {

@@ -87,7 +87,7 @@ type Options struct {
 	// Backing, if not nil, has files that are opened for reading read by the guest's kernel itself: see
 	// the package comment. It asks for CAP_PASSTHROUGH. Not with NoOpen.
 	Backing Backing
-	// PassthroughMin is the size from which that is done, in bytes; 256 KiB if zero.
+	// PassthroughMin is the size from which that is done, in bytes; 1 MiB if zero.
 	PassthroughMin int64
 	// Unheard, if not nil, is called with a directory of each mount (the descriptor stays ours) before backing files are opened
 	// through that mount, and has what is done through it, under the pids of the guest, not taken for what the host does. Where it

@@ -95,7 +95,11 @@ func (w *Watcher) Unheard(fd int) error {
 		return fmt.Errorf("pass over a mount: %w", notify.ErrClosed)
 	}
 	const flags = unix.FAN_MARK_ADD | unix.FAN_MARK_MOUNT | unix.FAN_MARK_IGNORE_SURV
-	const mask = unix.FAN_OPEN | unix.FAN_ACCESS | unix.FAN_MODIFY | unix.FAN_CLOSE
+	// Of what is not asked for the kernel need not think at each read.
+	mask := w.mask & (unix.FAN_OPEN | unix.FAN_ACCESS | unix.FAN_MODIFY | unix.FAN_CLOSE)
+	if mask == 0 {
+		return nil
+	}
 	if err := unix.FanotifyMark(w.groups[0].fd, flags, mask, fd, "."); err != nil {
 		return unsupported("pass over a mount", err)
 	}
