@@ -204,6 +204,10 @@ func (fs *FS) makePassage(m *mount) (*sys.FD, error) {
 		return nil, err
 	}
 	defer unix.Close(tree)
+	// What is mounted in SOURCE later is no business of the clone's, and would be kept busy by it.
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_PRIVATE}); err != nil {
+		return nil, err
+	}
 	raw, err := sys.Reopen(tree, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
