@@ -3,9 +3,11 @@ package passthrough
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/testenv"
+	"github.com/heraldfs/heraldfs/notify"
 )
 
 // mountPassing mounts src with caches and passthrough of files of a page and more.
@@ -232,4 +235,72 @@ func TestPassingPrograms(t *testing.T) {
 	a.Close()
 	b.Close()
 	within(t, "the kernel lets go", func() bool { opens, id := n.state(); return opens == 0 && id == 0 })
+}
+
+// TestPassingRaces opens and closes one file in all ways at once, also as a replayer does: no open fails, and nothing is left.
+func TestPassingRaces(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE)
+	src := testenv.Tmpfs(t)
+	must(t, os.WriteFile(filepath.Join(src, "f"), make([]byte, 1<<20), 0o644))
+	mnt, fs := mountPassing(t, src)
+	path := filepath.Join(mnt, "f")
+	n := nodeAt(t, fs, path)
+	var all sync.WaitGroup
+	for worker := range uint64(8) {
+		all.Go(func() {
+			rng := rand.New(rand.NewPCG(worker, 3))
+			for range 400 {
+				flags := []int{os.O_RDONLY, os.O_RDONLY, os.O_RDONLY, os.O_RDWR, os.O_WRONLY, os.O_RDWR | unix.O_DIRECT}[rng.IntN(6)]
+				f, err := os.OpenFile(path, flags, 0)
+				if err != nil {
+					t.Errorf("open %#x: %v", flags, err)
+					return
+				}
+				var out fuse.OpenOut
+				fs.OpenBeside(n.id, &out)
+				if out.OpenFlags&fuse.FOPEN_PASSTHROUGH != 0 && out.BackingID == 0 {
+					t.Error("passed without a backing file")
+				}
+				fs.ReleaseBeside(n.id)
+				if err := f.Close(); err != nil {
+					t.Errorf("close: %v", err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	within(t, "the kernel lets go", func() bool { opens, id := n.state(); return opens == 0 && id == 0 })
+	if fs.Passed() == 0 {
+		t.Error("nothing was passed through")
+	}
+}
+
+// TestNotPassed: where passthrough does not work files are opened as ever.
+func TestNotPassed(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE)
+	for name, c := range map[string]struct {
+		src  func(testing.TB) string
+		opts Options
+	}{
+		"stacked":       {testenv.Overlay, Options{}},
+		"heard":         {testenv.Tmpfs, Options{Unheard: func(int) error { return notify.ErrNotSupported }}},
+		"no handles":    {testenv.Tmpfs, Options{FileHandles: HandleNever, Unheard: func(int) error { return nil }}},
+		"without opens": {testenv.Tmpfs, Options{NoOpen: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := c.src(t)
+			must(t, os.WriteFile(filepath.Join(src, "f"), make([]byte, 1<<20), 0o644))
+			c.opts.Backing, c.opts.KeepCache = &testBacking{}, true
+			mnt, fs := mountPassthrough(t, src, c.opts)
+			for range 3 {
+				got, err := os.ReadFile(filepath.Join(mnt, "f"))
+				if err != nil || len(got) != 1<<20 {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+			}
+			if fs.Passed() != 0 {
+				t.Error("passed through")
+			}
+		})
+	}
 }
