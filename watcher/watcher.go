@@ -52,6 +52,15 @@ type Watcher struct {
 	HasPid bool
 }
 
+// Unheard has what is done to file contents through the mount of the directory fd passed over, whoever does it. It wraps
+// notify.ErrNotSupported where the backend cannot tell mounts apart.
+func (w *Watcher) Unheard(fd int) error {
+	if u, ok := w.Source.(interface{ Unheard(int) error }); ok {
+		return u.Unheard(fd)
+	}
+	return fmt.Errorf("pass over a mount: %w by backend %s", notify.ErrNotSupported, w.Backend)
+}
+
 // Barrier is notify.Barrier's; every backend of Open has it.
 func (w *Watcher) Barrier(ctx context.Context) error {
 	b, ok := w.Source.(notify.Barrier)

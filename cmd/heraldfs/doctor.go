@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"text/tabwriter"
 	"time"
-	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/spf13/cobra"
@@ -74,7 +73,7 @@ func doctor(ctx context.Context, out io.Writer, src string, asJSON bool) error {
 		return report.Err
 	}
 	lines := watchFindings(report)
-	mount, mounted := mountFindings(ctx)
+	mount, mounted := mountFindings(ctx, src, report.Chosen)
 	lines = append(lines, mount...)
 	works := report.Chosen != "" && mounted
 	if asJSON {
@@ -131,7 +130,7 @@ func watchFindings(r watcher.Report) []finding {
 }
 
 // mountFindings mounts an empty directory and tries each notification on it.
-func mountFindings(ctx context.Context) (out []finding, mounted bool) {
+func mountFindings(ctx context.Context, source, chosen string) (out []finding, mounted bool) {
 	dev := finding{What: "/dev/fuse", OK: true, Says: "can be opened"}
 	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
 		dev.OK, dev.Says = false, err.Error()
@@ -147,7 +146,7 @@ func mountFindings(ctx context.Context) (out []finding, mounted bool) {
 		}
 		out = append(out, helper)
 	}
-	more, err := tryMount(ctx)
+	more, err := tryMount(ctx, source, chosen)
 	probe := finding{What: "mount", OK: err == nil, Says: "works"}
 	if err != nil {
 		probe.Says = err.Error()
@@ -155,7 +154,7 @@ func mountFindings(ctx context.Context) (out []finding, mounted bool) {
 	return append(append(out, probe), more...), err == nil
 }
 
-func tryMount(ctx context.Context) (out []finding, err error) {
+func tryMount(ctx context.Context, source, chosen string) (out []finding, err error) {
 	top, err := os.MkdirTemp("", "heraldfs-doctor-")
 	if err != nil {
 		return nil, err
@@ -173,7 +172,9 @@ func tryMount(ctx context.Context) (out []finding, err error) {
 		return nil, err
 	}
 	defer fs.Close()
-	conn, err := fusedev.Mount(mnt, fs, fusedev.Options{Fuse: fs.MountOptions()})
+	opts := fusedev.Options{Fuse: fs.MountOptions()}
+	opts.Fuse.DisabledCapabilities, opts.Fuse.MaxStackDepth = 0, 1 // as a mount with passthrough
+	conn, err := fusedev.Mount(mnt, fs, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -202,20 +203,52 @@ func tryMount(ctx context.Context) (out []finding, err error) {
 		}
 		out = append(out, f)
 	}
-	return append(out, offered(conn), private(conn)), nil
+	return append(out, passes(conn, source, chosen), private(conn)), nil
 }
 
-// offered tells of FUSE passthrough I/O, from the kernel's INIT.
-func offered(conn *fusedev.Conn) finding {
-	f := finding{What: "FUSE passthrough I/O", Says: "not offered by this kernel (Linux 6.9); not needed"}
-	raw := conn.InitIn()
-	if len(raw) >= int(unsafe.Sizeof(fuse.InitIn{})) {
-		in := (*fuse.InitIn)(unsafe.Pointer(&raw[0]))
-		if in.Flags64()&fuse.CAP_PASSTHROUGH != 0 {
-			f.OK, f.Says = true, "offered"
-		}
+// passes tells of FUSE passthrough I/O with the files of source.
+func passes(conn *fusedev.Conn, source, chosen string) finding {
+	f := finding{What: "FUSE passthrough I/O", Says: "not offered by this kernel (Linux 6.9): all files are read through the daemon"}
+	if out := conn.Negotiated(); out.Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+		return f
+	}
+	fd, err := someFile(source)
+	if err != nil {
+		f.Says = "offered, but not tried: " + err.Error()
+		return f
+	}
+	defer unix.Close(fd)
+	id, err := conn.BackingOpen(fd)
+	switch {
+	case errors.Is(err, unix.EPERM):
+		f.Says, f.Fix = "needs CAP_SYS_ADMIN: all files are read through the daemon", "run as root"
+	case errors.Is(err, unix.ELOOP):
+		f.Says = "not with a SOURCE on a stacked file system: all files are read through the daemon"
+	case err != nil:
+		f.Says = err.Error()
+	case chosen != watcher.Fanotify:
+		f.Says = "works, but mount uses it only with fanotify's filesystem marks or with --notify=off: others cannot tell whose reads they are"
+	default:
+		f.OK, f.Says = true, "works: large files are read without the daemon"
+	}
+	if err == nil {
+		_ = conn.BackingClose(id) // it ends with the mount
 	}
 	return f
+}
+
+// someFile opens a regular file in dir with O_PATH.
+func someFile(dir string) (int, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return -1, err
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			return unix.Open(filepath.Join(dir, e.Name()), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		}
+	}
+	return -1, errors.New("SOURCE has no regular file of its own")
 }
 
 func private(conn *fusedev.Conn) finding {

@@ -43,6 +43,8 @@ type mountFlags struct {
 	options            []string
 	dryRun, sloppy     bool
 	noOpen             bool
+	passthrough        string
+	passthroughMin     int64
 	limitedQueue       bool
 	metrics            metricsFlag
 	remote             shareFlags
@@ -107,6 +109,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.watcher, "watcher", watcher.Auto, "how changes of SOURCE are heard of: auto, fanotify or inotify")
 	fs.StringVar(&f.fileHandles, "inode-file-handles", "prefer", "reach files by handle instead of by open descriptor: never, prefer or mandatory")
 	fs.BoolVar(&f.noOpen, "no-open", false, "have the guest's kernel open and close files without asking: opens cost nothing, but locks\nare the guest's alone, and the host hears CLOSE_WRITE up to 0.2 s late (see semantics.md)")
+	fs.StringVar(&f.passthrough, "passthrough", "auto", "have the guest's kernel read large files of SOURCE by itself where it can: auto or off\n(see operations.md)")
 	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "mount read-only")
 	fs.BoolVar(&f.allowOther, "allow-other", root, "let users other than the mounting one in")
 	fs.BoolVar(&f.defaultPermissions, "default-permissions", root, "let the kernel check file modes and ACLs")
@@ -116,6 +119,8 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.sloppy, "sloppy", false, "pass over unknown mount options instead of refusing them")
 	fs.BoolVar(&f.limitedQueue, "limited-queue", false, "let the kernel bound fanotify's queue, as fs.fanotify.max_queued_events says")
 	fs.Lookup("limited-queue").Hidden = true // for tests of an overflow
+	fs.Int64Var(&f.passthroughMin, "passthrough-min", 0, "bytes from which a file is large")
+	fs.Lookup("passthrough-min").Hidden = true // for tests and measurements
 	f.metrics.register(fs)
 	f.remote.register(fs)
 	f.log.register(fs)
@@ -257,6 +262,13 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	default:
 		return o, fmt.Errorf("--inode-file-handles %q: give never, prefer or mandatory", f.fileHandles)
 	}
+	switch f.passthrough {
+	case "auto":
+		o.Passthrough, o.PassthroughMin = true, f.passthroughMin
+	case "off":
+	default:
+		return o, fmt.Errorf("--passthrough %q: give auto or off", f.passthrough)
+	}
 	fsname := f.fsname
 	if fsname == "" {
 		fsname = src
@@ -313,6 +325,9 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	o.Events, o.Marker, o.Bounded = w, w.Marker, f.limitedQueue || w.Backend == watcher.Inotify
 	if !w.HasPid {
 		o.Ledger = ledger
+	}
+	if w.Backend == watcher.Fanotify {
+		o.Unheard = w.Unheard
 	}
 	return o, nil
 }

@@ -50,7 +50,7 @@ func (m *mountReport) status() *status.Status {
 		s.Reason = "not mounted yet"
 		return s
 	}
-	s.Watcher, s.Requests = m.backend, g.Requests()
+	s.Watcher, s.Requests, s.PassedOpens = m.backend, g.Requests(), g.Passed()
 	stats := g.Stats()
 	select {
 	case <-g.Ready():

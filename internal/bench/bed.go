@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,7 +35,8 @@ type bench struct {
 	program  string
 	loopback string
 	quick    bool
-	bars     []group // for the plot
+	jobs     *regexp.Regexp // of the section files
+	bars     []group        // for the plot
 	undo     []func() error
 }
 

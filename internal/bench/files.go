@@ -206,6 +206,9 @@ func (b *bench) files() error {
 	}
 	t := b.report.add("Work with files: medians, and ratios to the native directory", append(header, "requests", "floor", "target", "fastest FUSE")...)
 	for _, w := range b.workloads(bed) {
+		if !b.jobs.MatchString(w.name) {
+			continue
+		}
 		began := time.Now()
 		times, requests, err := b.compare(bed, peers, w)
 		if err != nil {

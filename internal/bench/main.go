@@ -52,6 +52,7 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	markdown := flags.String("markdown", "", "write the tables to this `file` as markdown")
 	only := flags.String("only", "", "run the sections that match this `regexp`: delay burst unknown stream rivals cpu setup walk micro cold files requests memory dirs")
+	jobs := flags.String("jobs", "", "of the section files, run the jobs that match this `regexp`")
 	quick := flags.Bool("quick", false, "run everything once and small, to see whether it works")
 	pictures := flags.String("plots", "", "write plots as SVG to this `directory`")
 	rounds := flags.Int("rounds", 15, "how often the walks are timed")
@@ -67,13 +68,17 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
+	wantedJobs, err := regexp.Compile(*jobs)
+	if err != nil {
+		return fmt.Errorf("-jobs: %w", err)
+	}
 	if *quick {
 		*rounds, *samples = 1, min(*samples, 200)
 	}
 	if *rounds < 1 || *samples < len(steps) {
 		return fmt.Errorf("give at least one round and %d samples", len(steps))
 	}
-	b := &bench{ctx: ctx, progress: progress, program: *program, rounds: *rounds, samples: *samples, quick: *quick}
+	b := &bench{ctx: ctx, progress: progress, program: *program, rounds: *rounds, samples: *samples, quick: *quick, jobs: wantedJobs}
 	defer func() { err = errors.Join(err, b.unwind(0)) }()
 	if err := b.prepare(); err != nil {
 		return err

@@ -70,7 +70,7 @@ func last(ops []opgen.Op) string {
 // TestOneByOne: exact, and contents are fresh when the event has come.
 func TestOneByOne(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
-	for _, backend := range append(slices.Clone(backends), "fanotify --no-open") {
+	for _, backend := range append(slices.Clone(backends), "fanotify --no-open", "fanotify --passthrough-min=1") {
 		for seed := range scale(2, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
 				b := newBed(t, testenv.Tmpfs(t), backend, uint64(seed), 0, kinds(backend))

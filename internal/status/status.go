@@ -39,6 +39,9 @@ type Status struct {
 	// Requests are FUSE requests by the kernel's name of the opcode.
 	Requests map[string]uint64 `json:"fuse_requests,omitempty"`
 
+	// PassedOpens are opens of files whose I/O the kernel does by itself.
+	PassedOpens uint64 `json:"passthrough_opens,omitempty"`
+
 	Roots []Root `json:"roots,omitempty"`
 	// Listening are the URLs of a server; Refused counts connections that were refused, by reason.
 	Listening []string          `json:"listening,omitempty"`

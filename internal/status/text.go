@@ -30,6 +30,9 @@ func (s *Status) Text(w io.Writer, now time.Time) error {
 	if len(s.Requests) > 0 {
 		t.row("requests", "%s", counts(s.Requests))
 	}
+	if s.PassedOpens > 0 {
+		t.row("passthrough", "%d opens", s.PassedOpens)
+	}
 	for i := range s.Roots {
 		s.Roots[i].text(t)
 	}

@@ -131,6 +131,9 @@ func (r *Replayer) expire(parent uint64, name string) {
 
 // fresh drops what the guest has cached of n, which sd names, before its watchers are told.
 func (r *Replayer) fresh(sd *side, n *vnode, op notify.Op) {
+	if op == notify.OpModify && n != nil {
+		r.closed.written(n.id)
+	}
 	if n == nil || n.isGhost() || r.found.dropped(n.id, op) {
 		return
 	}

@@ -20,6 +20,7 @@ type FS struct {
 	hot     atomic.Pointer[[2]nameKey]
 	staging string
 	noOpen  bool
+	beside  beside // nil if the wrapped file system is none
 	sync    atomic.Pointer[func(context.Context) error]
 	// describe answers for StatusAttr.
 	describe atomic.Pointer[func() []byte]
@@ -39,7 +40,20 @@ var _ fuse.RawFileSystem = (*FS)(nil)
 
 // NewFS wraps raw.
 func NewFS(raw fuse.RawFileSystem) *FS {
-	return &FS{RawFileSystem: raw, view: newView(), staging: stagingName()}
+	f := &FS{RawFileSystem: raw, view: newView(), staging: stagingName()}
+	f.beside, _ = raw.(beside)
+	return f
+}
+
+// beside is a file system that has the kernel do the I/O of some files. The kernel refuses what is
+// opened otherwise while such a file is open, and such an open while there are others: so it counts all.
+type beside interface {
+	// OpenBeside counts an open that the file system does not see, and changes the answer where it has to be another.
+	OpenBeside(nodeid uint64, out *fuse.OpenOut)
+	// ReleaseBeside is called when it was released.
+	ReleaseBeside(nodeid uint64)
+	// Passing reports whether opens of nodeid reach the file on the host.
+	Passing(nodeid uint64) bool
 }
 
 // WithoutOpen says that the wrapped file system answers OPEN with ENOSYS: the kernel opens
@@ -324,6 +338,9 @@ func (f *FS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (ui
 // RELEASE carries no thread id.
 func (f *FS) Release(cancel <-chan struct{}, in *fuse.ReleaseIn) {
 	if in.Fh == dummyFh {
+		if f.beside != nil && !ours(in.NodeId) {
+			f.beside.ReleaseBeside(in.NodeId)
+		}
 		return
 	}
 	f.RawFileSystem.Release(cancel, in)

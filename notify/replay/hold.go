@@ -84,8 +84,11 @@ func (r *Replayer) letGo(i int) bool {
 }
 
 // dummyOpen is the answer to an open of the replayer's: nothing is read or written by it.
-func dummyOpen() fuse.OpenOut {
-	return fuse.OpenOut{Fh: dummyFh, OpenFlags: fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH}
+func (f *FS) dummyOpen(nodeid uint64, out *fuse.OpenOut) {
+	*out = fuse.OpenOut{Fh: dummyFh, OpenFlags: fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH}
+	if f.beside != nil && !ours(nodeid) {
+		f.beside.OpenBeside(nodeid, out)
+	}
 }
 
 // answerCreate answers the request that makes a file and opens it.
@@ -97,7 +100,7 @@ func (f *FS) answerCreate(s *step, parent uint64, name string, out *fuse.CreateO
 	}
 	st := f.answerMake(s, parent, name, unix.S_IFREG, &out.EntryOut)
 	if st.Ok() {
-		out.OpenOut = dummyOpen()
+		f.dummyOpen(out.NodeId, &out.OpenOut)
 	}
 	return st
 }

@@ -70,6 +70,10 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 		}
 		return
 	}
+	if ev.Op == notify.OpCloseWrite && r.retold(node.id) {
+		giveBack()
+		return
+	}
 	keep := notify.SlotNone
 	ok := r.run(ev, func(attempt int) *step {
 		if attempt > 0 {

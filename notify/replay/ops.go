@@ -370,7 +370,7 @@ func (r *Replayer) onInode(n *vnode, op notify.Op) {
 			return r.alone(n, notify.Call{Op: notify.CallTouch, Name: stageLink, Mode: touch(op)})
 		})
 	case notify.OpCloseWrite:
-		if n.isReg() {
+		if n.isReg() && !r.retold(n.id) {
 			r.run(ev, func(int) *step {
 				s := &step{op: opOpen, src: side{parent: stagingID, name: stageLink, node: n}}
 				r.fresh(&s.src, n, op)

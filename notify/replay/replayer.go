@@ -73,9 +73,11 @@ type Replayer struct {
 	links linkCounts
 	recon reconciler
 	opens openFiles
-	ahead lookahead
-	found scouts
-	held  holding
+	// closed is empty but for files that are passed through.
+	closed closedFiles
+	ahead  lookahead
+	found  scouts
+	held   holding
 
 	// detached says that the agent is gone.
 	detached bool
@@ -127,6 +129,7 @@ func New(cfg Config) (*Replayer, error) {
 	}
 	r.links.init()
 	r.opens.init()
+	r.closed = closedFiles{}
 	r.drainedAt = time.Now()
 	if cfg.Agents == nil {
 		r.allowSync()

@@ -269,7 +269,7 @@ func (f *FS) answerOpen(s *step, nodeid uint64, out *fuse.OpenOut) fuse.Status {
 	defer s.mu.Unlock()
 	if s.open && s.used && s.made.NodeId == nodeid {
 		// A kernel that was once refused CREATE makes the file and opens it after.
-		*out = dummyOpen()
+		f.dummyOpen(nodeid, out)
 		return fuse.OK
 	}
 	if s.op != opOpen || s.ended || s.done && !f.noOpen {
@@ -283,7 +283,7 @@ func (f *FS) answerOpen(s *step, nodeid uint64, out *fuse.OpenOut) fuse.Status {
 	if f.noOpen {
 		return fuse.ENOSYS
 	}
-	*out = dummyOpen()
+	f.dummyOpen(nodeid, out)
 	if f.mute.Load() {
 		// The one way to drop pages besides a change of the attributes.
 		out.OpenFlags &^= fuse.FOPEN_KEEP_CACHE

@@ -21,6 +21,9 @@
 // reader is still in the handler that it was in at the last look; if so it passes
 // the role to a new goroutine, and the old one ends after its reply (server/turns).
 //
+// A backing file (BackingOpen) is one that the kernel may do I/O with by itself. It is the connection's, and known
+// by a number that an answer to OPEN or CREATE names.
+//
 // # Bounds
 //
 // MaxWorkers bounds the goroutines that carry out blocking and slow requests. When all are

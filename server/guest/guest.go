@@ -63,6 +63,13 @@ type Options struct {
 	// NoOpen has the guest's kernel open files without a request; see passthrough.Options. It
 	// needs Events of a whole file system (no Marker), and root.
 	NoOpen bool
+	// Passthrough has the guest's kernel read large files by itself; see passthrough.Options.Backing. With Events it
+	// is done where Unheard works, and never with NoOpen or Share. It needs root.
+	Passthrough bool
+	// PassthroughMin is the size of a large file, in bytes; 0 is passthrough's default.
+	PassthroughMin int64
+	// Unheard is passthrough.Options', for Events.
+	Unheard func(fd int) error
 	// Device says how to mount; its Fuse field is filled here.
 	Device fusedev.Options
 	Logger *slog.Logger
@@ -84,6 +91,19 @@ type Guest struct {
 // lateObserver lets the passthrough file system be made before what observes it.
 type lateObserver struct{ passthrough.Observer }
 
+// lateBacking is the connection, which is made after the file system and before its first request.
+type lateBacking struct{ *fusedev.Conn }
+
+// StaleAttr implements passthrough.Backing.
+func (b *lateBacking) StaleAttr(nodeid uint64) {
+	_ = b.Notify().InvalInode(nodeid, -1, 0) // ENOENT: it is known no more
+}
+
+// passes reports whether passthrough may be tried.
+func (o *Options) passes() bool {
+	return o.Passthrough && !o.NoOpen && o.Share == nil && (o.Events == nil || o.Unheard != nil) && os.Geteuid() == 0
+}
+
 // Mount makes the mount; requests wait until Run.
 func Mount(o Options) (*Guest, error) {
 	if o.Logger == nil {
@@ -99,12 +119,17 @@ func Mount(o Options) (*Guest, error) {
 		}
 	}
 	late := &lateObserver{}
-	fs, err := passthrough.New(o.Source, passthrough.Options{
+	backing := &lateBacking{}
+	pass := passthrough.Options{
 		FileHandles: o.FileHandles, EntryTimeout: o.CacheTimeout, AttrTimeout: o.CacheTimeout,
 		NegativeTimeout: o.CacheTimeout, ReadOnly: o.Device.ReadOnly, NoOpendir: o.Events != nil,
 		NoOpen: o.NoOpen, KeepCache: o.Events != nil, Ledger: o.Ledger, Marker: o.Marker, Observer: late, Logger: o.Logger,
 		Foreign: o.Share != nil,
-	})
+	}
+	if o.passes() {
+		pass.Backing, pass.PassthroughMin, pass.Unheard = backing, o.PassthroughMin, o.Unheard
+	}
+	fs, err := passthrough.New(o.Source, pass)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +156,7 @@ func Mount(o Options) (*Guest, error) {
 	if g.conn, err = fusedev.Mount(o.Mountpoint, g.replay, dev); err != nil {
 		return nil, errors.Join(err, fs.Close())
 	}
+	backing.Conn = g.conn
 	// Should the mount lie below SOURCE, looking into it would wait for ourselves.
 	fs.Exclude(unix.Mkdev(0, g.conn.Device()))
 	return g, nil
@@ -147,6 +173,9 @@ func (g *Guest) Requests() map[string]uint64 { return g.conn.Requests() }
 
 // Known returns how many inodes the guest's kernel holds.
 func (g *Guest) Known() int { return g.replay.Known() }
+
+// Passed counts the opens of files that the guest's kernel reads by itself.
+func (g *Guest) Passed() uint64 { return g.fs.Passed() }
 
 // SetStatus has describe answer for replay.StatusAttr.
 func (g *Guest) SetStatus(describe func() []byte) { g.replay.SetStatus(describe) }

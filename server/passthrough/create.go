@@ -139,7 +139,11 @@ func (fs *FS) opened(p *node, name string, raw int, flags uint32, out *fuse.Crea
 		unix.Close(raw)
 		return err
 	}
-	out.OpenFlags = fs.openFlags(n, flags)
+	if err := fs.admit(n, raw, flags, &out.OpenOut); err != nil {
+		unix.Close(raw)
+		fs.Forget(n.id, 1)
+		return err
+	}
 	if fs.opts.NoOpen {
 		fs.ios.put(&openFile{n: n, fd: sys.NewFD(raw), flags: flags})
 		return nil

@@ -38,6 +38,27 @@
 // since nobody tells of the close that ends them; files that the host unlinks while the guest has them open
 // and nothing here does; and errors of open, which come with the first write.
 //
+// # Passthrough
+//
+// With Options.Backing the guest's kernel reads large files by itself (FOPEN_PASSTHROUGH): it opens the file on the host a
+// second time, as the backing file. It wants that of all opens of an inode at a time, or of none, and fails any
+// other open with EIO, one with FOPEN_DIRECT_IO alone too. So each node counts its opens, from the reply to RELEASE, which the
+// kernel sends after it has let go (admit, leave):
+//
+//	nobody has it open   an open for reading of PassthroughMin and more begins passthrough
+//	opens are cached     any other is
+//	opens are passed     any other is; if it can write, with FOPEN_DIRECT_IO as well: its
+//	                     reads and writes come to us, and its mappings are of the backing file
+//
+// Who answers opens in our stead has them counted, and answered so, by OpenBeside.
+//
+// Pages that the kernel has cached before are old after a write beside passthrough: the next cached open drops them. A
+// mapping of the backing file outlives its descriptor and RELEASE. If it can write, nobody may use the cache: after an
+// O_RDWR open beside passthrough every open is passed, until a lease tells that nobody can write (unmapped).
+//
+// The kernel's opens, reads and closes of backing files have the pid of the guest. To be told from the host's
+// they go through a clone of SOURCE's mount that Options.Unheard has passed over.
+//
 // # Never out of SOURCE
 //
 // The guest names objects by (nodeid, one name). Names with a slash, "." and ".." are

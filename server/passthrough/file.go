@@ -157,8 +157,11 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	if err != nil {
 		return status(err)
 	}
+	if err := fs.admit(n, raw, in.Flags, out); err != nil {
+		unix.Close(raw)
+		return status(err)
+	}
 	out.Fh = fs.files.add(n, raw, in.Flags)
-	out.OpenFlags = fs.openFlags(n, in.Flags)
 	return fuse.OK
 }
 
@@ -201,6 +204,11 @@ func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 	if f.writable() {
 		defer fs.expectOn(f.n, notify.CloseWrite)()
+	}
+	if fs.opts.Backing != nil && f.n.is(rewritten|mapped) {
+		fs.leaveWritten(f)
+	} else {
+		fs.leave(f.n)
 	}
 	f.fd.Release()
 	f.n.dropLocksOf(in.Fh)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -33,6 +34,9 @@ type FS struct {
 	ios     ioCache
 	markMu  [16]sync.Mutex
 	keep    timeouts
+	// noPassage says that no file can be passed through.
+	noPassage atomic.Bool
+	passed    atomic.Uint64
 
 	tooMany   sync.Once
 	closeOnce sync.Once
@@ -47,6 +51,12 @@ func New(root string, opts Options) (*FS, error) {
 		fs.log = slog.New(slog.DiscardHandler)
 	}
 	fs.SetTimeouts(opts.EntryTimeout, opts.AttrTimeout, opts.NegativeTimeout)
+	if fs.opts.NoOpen {
+		fs.opts.Backing = nil // the kernel has no such mode where it does not ask
+	}
+	if fs.opts.PassthroughMin <= 0 {
+		fs.opts.PassthroughMin = defaultPassthroughMin
+	}
 	fs.handles = opts.FileHandles != HandleNever
 	fs.files.init()
 	fs.ios.closing = func(f *openFile) func() { return fs.expectOn(f.n, notify.CloseWrite) }
@@ -133,13 +143,16 @@ func (fs *FS) bury(n *node) {
 	fs.ios.drop(n)
 	n.mu.Lock()
 	n.gone = true
-	pin, locks := n.pin, n.locks
-	n.pin, n.locks = nil, nil
+	pin, locks, id := n.pin, n.locks, n.backing
+	n.pin, n.locks, n.opens, n.backing = nil, nil, 0, 0
 	n.mu.Unlock()
 	// Between drop and gone a request in flight can have cached one more.
 	fs.ring.drop(n)
 	fs.ios.drop(n)
 	pin.Release()
+	if id != 0 {
+		fs.closeBacking(id)
+	}
 	if locks != nil {
 		locks.closeAll()
 	}

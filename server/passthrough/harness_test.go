@@ -24,6 +24,7 @@ func mountPassthrough(t testing.TB, src string, opts Options) (mnt string, fs *F
 		t.Fatal(err)
 	}
 	mnt = t.TempDir()
+	backing, _ := opts.Backing.(*testBacking)
 	mo := fs.MountOptions()
 	mo.AllowOther = true
 	mo.DirectMountStrict = true
@@ -31,6 +32,9 @@ func mountPassthrough(t testing.TB, src string, opts Options) (mnt string, fs *F
 	srv, err := fuse.NewServer(fs, mnt, &mo)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if backing != nil {
+		backing.srv = srv
 	}
 	go srv.Serve()
 	if err := srv.WaitMount(); err != nil {
@@ -46,6 +50,26 @@ func mountPassthrough(t testing.TB, src string, opts Options) (mnt string, fs *F
 	})
 	return mnt, fs
 }
+
+// testBacking is a Backing of go-fuse's server.
+type testBacking struct{ srv *fuse.Server }
+
+func (b *testBacking) BackingOpen(fd int) (int32, error) {
+	id, errno := b.srv.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+	if errno != 0 {
+		return 0, errno
+	}
+	return id, nil
+}
+
+func (b *testBacking) BackingClose(id int32) error {
+	if errno := b.srv.UnregisterBackingFd(id); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (b *testBacking) StaleAttr(nodeid uint64) { b.srv.InodeNotify(nodeid, -1, 0) }
 
 type testWriter struct{ t testing.TB }
 

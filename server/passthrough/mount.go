@@ -17,7 +17,8 @@ type mount struct {
 	id   uint64
 	refs atomic.Int64
 	// fd opens handles on this mount; nil where that does not work.
-	fd *sys.FD
+	fd   *sys.FD
+	pass passage
 
 	mu      sync.Mutex
 	devices []*device
@@ -164,6 +165,7 @@ func (fs *FS) releaseMount(m *mount) {
 	}
 	fs.mounts.mu.Unlock()
 	m.fd.Release()
+	m.pass.fd.Release()
 }
 
 // device returns what is known of dev, which fd is on.

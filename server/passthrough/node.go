@@ -40,6 +40,9 @@ type node struct {
 	slot   int32
 	used   bool
 	gone   bool
+	// opens counts, with Options.Backing, the opens that the kernel has not released: above zero none of them
+	// is passed through, below zero all of them, by the id backing.
+	opens, backing int32
 	// files are what the guest has open, or with NoOpen, what is open for it.
 	files *openFile
 	locks *lockState
@@ -79,6 +82,11 @@ const (
 	// linked is set while a file has other names: in a directory that is not marked they
 	// can be written by without anybody being told.
 	linked
+	// rewritten is set by an open that can write beside passthrough: the kernel's pages are old then.
+	rewritten
+	// mapped is set if such an open can be mapped for writing: the mapping is of the backing file, and outlives its
+	// descriptor.
+	mapped
 )
 
 func (n *node) is(flag uint32) bool { return n.flags.Load()&flag != 0 }

@@ -84,6 +84,16 @@ type Options struct {
 	// MaxFDs bounds the cached descriptors of directories. 0 is a quarter of RLIMIT_NOFILE.
 	MaxFDs int
 
+	// Backing, if not nil, has files that are opened for reading read by the guest's kernel itself: see
+	// the package comment. It asks for CAP_PASSTHROUGH. Not with NoOpen.
+	Backing Backing
+	// PassthroughMin is the size from which that is done, in bytes; 1 MiB if zero.
+	PassthroughMin int64
+	// Unheard, if not nil, is called with a directory of each mount (the descriptor stays ours) before backing files are opened
+	// through that mount, and has what is done through it, under the pids of the guest, not taken for what the host does. Where it
+	// fails nothing is passed through. With nil nobody listens.
+	Unheard func(fd int) error
+
 	// Ledger, if not nil, is told of every change before it is made.
 	Ledger notify.Ledger
 	// Marker, if not nil, marks each directory before the guest knows it. If it has a method Covered(notify.Object) bool, that says
@@ -118,6 +128,13 @@ func (fs *FS) MountOptions() fuse.MountOptions {
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_SETXATTR_EXT |
 			fuse.CAP_ASYNC_DIO | fuse.CAP_READDIRPLUS_AUTO |
 			fuse.CAP_HAS_EXPIRE_ONLY | fuse.CAP_HAS_RESEND,
+	}
+	if fs.opts.Backing != nil {
+		o.ExtraCapabilities |= fuse.CAP_PASSTHROUGH
+		o.MaxStackDepth = 1
+	} else {
+		// It would make the mount a layer of a stack, of which there can be two.
+		o.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
 	}
 	if fs.opts.AnnounceSubmounts {
 		o.ExtraCapabilities |= fuse.CAP_SUBMOUNTS

@@ -14,13 +14,18 @@ import (
 // TestPosix runs go-fuse's suite for each way to hold nodes, without caching and with all of it.
 func TestPosix(t *testing.T) {
 	cached := Options{EntryTimeout: time.Hour, AttrTimeout: time.Hour, NegativeTimeout: time.Hour, NoOpendir: true, KeepCache: true}
+	passed := cached
+	passed.PassthroughMin = 1
 	noOpen := cached
 	noOpen.NoOpen = true
 	for _, fstype := range []string{"ext4", "tmpfs"} {
 		for _, mode := range []HandleMode{HandlePrefer, HandleNever, HandleMandatory} {
-			for name, opts := range map[string]Options{"plain": {}, "cached": cached, "no open": noOpen} {
+			for name, opts := range map[string]Options{"plain": {}, "cached": cached, "no open": noOpen, "passed": passed} {
 				t.Run(fstype+"/"+mode.String()+"/"+name, func(t *testing.T) {
 					opts.FileHandles = mode
+					if opts.PassthroughMin > 0 {
+						opts.Backing = &testBacking{}
+					}
 					for name, test := range posixtest.All {
 						if name == "FcntlFlockLocksFile" {
 							continue // wants a process to conflict with itself; see TestPosixLockOfOneProcess

@@ -83,6 +83,29 @@ func (w *Watcher) markFilesystem(dirfd int, path string) error {
 	return nil
 }
 
+// Unheard has events of file contents and opens that come through the mount of the directory fd passed over, whoever
+// makes them. It wraps notify.ErrNotSupported where there are inode marks: their groups come and go.
+func (w *Watcher) Unheard(fd int) error {
+	if w.inode {
+		return fmt.Errorf("pass over a mount: %w", notify.ErrNotSupported)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return fmt.Errorf("pass over a mount: %w", notify.ErrClosed)
+	}
+	const flags = unix.FAN_MARK_ADD | unix.FAN_MARK_MOUNT | unix.FAN_MARK_IGNORE_SURV
+	// Of what is not asked for the kernel need not think at each read.
+	mask := w.mask & (unix.FAN_OPEN | unix.FAN_ACCESS | unix.FAN_MODIFY | unix.FAN_CLOSE)
+	if mask == 0 {
+		return nil
+	}
+	if err := unix.FanotifyMark(w.groups[0].fd, flags, mask, fd, "."); err != nil {
+		return unsupported("pass over a mount", err)
+	}
+	return nil
+}
+
 // markMount marks what is mounted at m, if that makes sense.
 func (w *Watcher) markMount(m mounts.Mount) error {
 	switch {
