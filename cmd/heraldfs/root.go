@@ -54,7 +54,32 @@ It is also a recursive watcher of its own: heraldfs watch.`,
 		newVersionCommand(),
 		newManCommand(),
 	)
+	addCompletion(root)
 	return root
+}
+
+// addCompletion adds cobra's own command, with examples and without a silent success for a shell
+// that it does not know.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Example = `  source <(heraldfs completion bash)
+  heraldfs completion zsh > "${fpath[1]}/_heraldfs"
+  heraldfs completion fish > ~/.config/fish/completions/heraldfs.fish`
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown shell %q; see `%s --help`", args[0], cmd.CommandPath())
+			}
+			return nil
+		}
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		for _, shell := range cmd.Commands() {
+			shell.Example = "  heraldfs completion " + shell.Name()
+		}
+	}
 }
 
 func exactArgs(n int, what string) cobra.PositionalArgs {

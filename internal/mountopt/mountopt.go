@@ -81,6 +81,8 @@ func (o *Options) word(word string, own map[string]bool) error {
 		o.AllowOther = &yes
 	case name == "allow_root":
 		return fmt.Errorf("mount option %q: not offered; use allow_other", word)
+	case name == "remount":
+		return fmt.Errorf("mount option %q: not offered; unmount, and mount anew", word)
 	case name == "default_permissions":
 		o.DefaultPermissions = &yes
 	case name == "fsname" && hasValue:

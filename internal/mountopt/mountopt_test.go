@@ -36,7 +36,7 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseUnknown(t *testing.T) {
-	for _, in := range []string{"readonly", "notfy=on", "allow_root", "mask2=x"} {
+	for _, in := range []string{"readonly", "notfy=on", "allow_root", "remount", "mask2=x"} {
 		var o Options
 		err := o.Parse(in, map[string]bool{"notify": true, "mask": true})
 		if err == nil || !strings.Contains(err.Error(), in) {

@@ -22,6 +22,9 @@ func (e *engine) apply(i int) error {
 		return nil
 	}
 	defer e.rulesChanged(it.ev)
+	if it.first != nil && it.first.swap || it.twins != nil && it.twins.looked && e.applyTwins(i) {
+		return nil
+	}
 	if it.ev.Verify {
 		defer e.queueCheck(i, it.ev)
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // check is a look at the disk after an event that may hide others: the kernel merges equal records that were not
-// read yet, and inotify tells an exchange like a rename and one back.
+// read yet.
 type check struct {
 	ev notify.Event
 	// here and there are the names of ev.

@@ -40,9 +40,11 @@
 // # What the kernel merges
 //
 // fanotify merges equal records that were not read yet, so a rename to and fro in a burst can lose a
-// part, and inotify tells an exchange of two directories like a rename and one back. Where the
-// coalescer says so (Event.Verify), the names are compared with the disk behind a fence, and the
+// part. Where the coalescer says so (Event.Verify), the names are compared with the disk behind a fence, and the
 // difference is told as a Record of its own. Paths between two such renames, in one burst, may be the later ones.
+//
+// inotify tells an exchange like a rename and one back. The first of the two waits for a look at its new name: an
+// exchange leaves something there, and if a later event is about that name, it tells.
 //
 // # Limits
 //

@@ -49,7 +49,9 @@ type item struct {
 	ev     notify.Event
 	retry  *node
 	check  *check
-	rules  *node // its patterns have changed
+	rules  *node  // its patterns have changed
+	twins  *twins // of the first of two renames that may be an exchange
+	first  *twins // of the second
 	scan   *scan
 	roots  []*scan // of an overflow
 	due    bool    // the scan was made, and a fence must pass
@@ -71,8 +73,12 @@ type entryKey struct {
 
 // feed takes what the watcher emitted.
 func (e *engine) feed(batch []notify.Event) error {
+	held := len(e.buf)
 	for i := range batch {
 		e.buf = append(e.buf, item{ev: batch[i]})
+	}
+	if e.marker != nil {
+		e.pair(held)
 	}
 	if e.marker == nil {
 		e.prescan(batch)
@@ -80,7 +86,7 @@ func (e *engine) feed(batch []notify.Event) error {
 	for len(e.buf) > maxHeld && e.waiting() {
 		// The queue is filled faster than it is read to its end. What is known has to do.
 		e.arm()
-		held := len(e.buf)
+		held = len(e.buf)
 		if err := e.passed(); err != nil || len(e.buf) == held {
 			return err
 		}

@@ -26,6 +26,13 @@ func (e *engine) needsScan(it *item) bool {
 	if it.rules != nil {
 		return e.marker != nil && !e.tab.shallow
 	}
+	if it.twins != nil {
+		root, _ := e.tab.entry(e.tab.nodes[ev.NewDir], ev.NewName, ev.IsDir)
+		old, _ := e.tab.entry(e.tab.nodes[ev.Dir], ev.Name, ev.IsDir)
+		if root >= 0 && old >= 0 {
+			return true
+		}
+	}
 	if e.tab.shallow {
 		return e.marker != nil && ev.Op == notify.OpOverflow && it.retry == nil
 	}
@@ -97,6 +104,10 @@ func (e *engine) scan(it *item) error {
 	}
 	if it.rules != nil {
 		return e.scanRules(it)
+	}
+	if it.twins != nil {
+		e.lookAtTwins(it)
+		return nil
 	}
 	if it.retry == nil && it.ev.Op == notify.OpOverflow {
 		return e.scanRoots(it)
@@ -284,6 +295,10 @@ func (e *engine) enterChild(n *node, name string, isDir bool, sub *scan, i int, 
 // but have left since. If it finds any, a new fence is due.
 func (e *engine) complete(i int) error {
 	it := &e.buf[i]
+	if it.twins != nil {
+		e.completeTwins(i)
+		return nil
+	}
 	if e.marker != nil || it.scan == nil {
 		return nil
 	}

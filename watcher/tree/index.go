@@ -68,12 +68,11 @@ func (x *entryIndex) appears(dir notify.Object, name string, i int) bool {
 }
 
 func firstAfter(changes []change, i int) (change, bool) {
-	for _, c := range changes {
-		if c.at > i {
-			return c, true
-		}
+	n := sort.Search(len(changes), func(n int) bool { return changes[n].at > i })
+	if n == len(changes) {
+		return change{}, false
 	}
-	return change{}, false
+	return changes[n], true
 }
 
 func sortedNames(m map[string][]change) []string {
