@@ -36,6 +36,8 @@ type Coalescer struct {
 	turn   int // slot of recent to use next
 	moves  int // slots in use
 	merge  merger
+
+	carried, spare, joined []notify.Raw // see carry.go
 }
 
 // heldRaw is a half of a rename, or a record that must not overtake one.
@@ -83,6 +85,7 @@ func (c *Coalescer) Push(dst []notify.Event, raws []notify.Raw, now time.Time) [
 		if n < len(raws) {
 			c.drain()
 			c.forgetMoves()
+			c.Settled()
 			c.out = append(c.out, notify.Event{Op: notify.OpOverflow, Dir: raws[n].Dir})
 			n++
 		}
@@ -141,6 +144,7 @@ func (c *Coalescer) segment(raws []notify.Raw, now time.Time) {
 		c.stream(raws, now)
 	case late,
 		len(raws) > 1 && union&notify.Rename != 0,
+		len(c.carried) > 0 && union&entryBits != 0,
 		known && union&notify.Create != 0 && union&notify.Delete != 0:
 		c.merged(raws)
 	default:

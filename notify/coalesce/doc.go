@@ -9,10 +9,10 @@
 //
 // # Batches
 //
-// One Push is one batch. What the kernel merged is only recognised within a
+// One Push is one batch. What the kernel merged is, but for renames, only recognised within a
 // batch, so the reader gathers everything up to an empty queue before it
-// pushes. Nothing of a fanotify batch is held back: the only records that
-// outlive a Push are inotify halves and what waits behind them.
+// pushes. Nothing of a fanotify batch is held back: the only records that are told in a later
+// Push are inotify halves and what waits behind them.
 //
 // # inotify
 //
@@ -55,7 +55,9 @@
 // lock of the directory proves it (a DELETE or RENAME of O at b, a CREATE of another
 // object at a, a RENAME of another object to b that ended O) and only one chain of O's renames leads there. MODIFY and its
 // kind prove nothing, because they are queued without the directory's lock, with a
-// name that may be old by then.
+// name that may be old by then. A rename may have been merged into one that was read in an earlier batch: of objects that
+// were renamed to and fro, and of which nothing else was told, the renames are kept for the next batches, until
+// the consumer may have looked at the disk (Settled).
 //
 // What a merge has hidden without trace is not guessed: the last event of each
 // name that may be concerned has Event.Verify set. That is so for the names of an

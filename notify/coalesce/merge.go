@@ -16,6 +16,7 @@ type entry struct {
 // They are kept between batches so that a busy queue costs no allocation.
 type merger struct {
 	raws    []notify.Raw
+	told    int                     // so many of them are of earlier batches
 	index   map[notify.Object]int32 // into objs
 	objs    []object
 	recs    []record
@@ -47,6 +48,7 @@ type object struct {
 	gone                      bool // it told DELETE_SELF
 	deleted                   bool // the batch has a DELETE of it
 	verify                    bool
+	proven                    bool // a lost rename of it was told that its renames alone do not prove
 }
 
 // record is what is known of raws[i].
@@ -87,22 +89,27 @@ const none = int32(-1)
 // merged handles a batch of fanotify records.
 func (c *Coalescer) merged(raws []notify.Raw) {
 	m := &c.merge
-	m.reset(raws)
+	raws, told := c.carriedFor(raws)
+	m.reset(raws, told)
 	m.pointSelf()
 	for i := range raws {
+		if i == told {
+			m.dirRename = none // what follows is not behind it in the kernel's queue
+		}
 		m.read(int32(i))
 	}
 	m.place()
 	first := len(c.out)
 	c.tell(m)
 	m.mark(c.out[first:])
+	c.carry(m)
 	if len(raws) > c.limit {
 		*m = merger{}
 	}
 	m.raws = nil
 }
 
-func (m *merger) reset(raws []notify.Raw) {
+func (m *merger) reset(raws []notify.Raw, told int) {
 	if m.index == nil {
 		m.index = make(map[notify.Object]int32)
 		m.bound = make(map[entry]int32)
@@ -116,6 +123,7 @@ func (m *merger) reset(raws []notify.Raw) {
 	clear(m.lateAt)
 	clear(m.verify)
 	clear(m.objs)
+	m.told = told
 	m.raws, m.objs, m.lates, m.hidden = raws, m.objs[:0], m.lates[:0], m.hidden[:0]
 	m.dirRename = none
 	m.recs = slices.Grow(m.recs[:0], len(raws))[:len(raws)]
@@ -172,7 +180,7 @@ func (m *merger) pointSelf() {
 // tell emits the batch in the order found.
 func (c *Coalescer) tell(m *merger) {
 	next := 0
-	for i := range m.raws {
+	for i := m.told; i < len(m.raws); i++ {
 		r, rec := &m.raws[i], &m.recs[i]
 		c.tellHidden(m, rec.before)
 		switch {
@@ -228,7 +236,7 @@ func (m *merger) mark(events []notify.Event) {
 		o.verify = o.verify || o.nRename > 1 || o.nCreate > 0 && o.nDelete > 0 ||
 			o.nCreate > 0 && o.linkCount && (o.over || o.nRename > 0)
 	}
-	for i := range m.raws {
+	for i := m.told; i < len(m.raws); i++ {
 		r, o := &m.raws[i], m.recs[i].obj
 		both := r.Mask&notify.Create != 0 && r.Mask&notify.Delete != 0
 		if o == none && !both || o != none && !m.objs[o].verify || r.Dir.IsZero() && r.NewDir.IsZero() {

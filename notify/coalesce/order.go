@@ -56,7 +56,9 @@ func (m *merger) readRename(k int32) {
 	if i := m.exchanged(k); i != none {
 		m.recs[i].twin, rec.skip = k, true
 	} else if o := &m.objs[rec.obj]; !r.Dir.IsZero() && !o.at.dir.IsZero() && o.at != from {
+		was := o.proven
 		rec.before = m.findHidden(rec.obj, from, k)
+		m.objs[rec.obj].proven = was // the renames alone prove it
 	}
 	o := &m.objs[rec.obj]
 	for l := o.lates; l != none && !r.Dir.IsZero(); l = m.lates[l].next {
@@ -83,7 +85,7 @@ func (m *merger) readRename(k int32) {
 // overwritten carries out the lost renames of a file that k, a RENAME, has replaced. The kernel tells the end of the
 // replaced file next, and under no name: if the batch has left it at another entry, it had come to this one.
 func (m *merger) overwritten(k int32, to entry) {
-	if int(k)+1 == len(m.raws) || to.dir.IsZero() {
+	if int(k)+1 == len(m.raws) || int(k) < m.told || to.dir.IsZero() {
 		return
 	}
 	r, i := &m.raws[k+1], m.recs[k+1].obj
@@ -128,7 +130,7 @@ func (m *merger) exchanged(k int32) int32 {
 		return none
 	}
 	i, ok := m.changed[r.Dir]
-	if j, too := m.changed[r.NewDir]; !ok || !too || i != j {
+	if j, too := m.changed[r.NewDir]; !ok || !too || i != j || int(i) < m.told {
 		return none
 	}
 	q := &m.raws[i]
@@ -291,6 +293,7 @@ func (m *merger) findHidden(o int32, to entry, k int32) int32 {
 		at = entry{m.raws[next].NewDir, m.raws[next].NewName}
 	}
 	head := none
+	ob.proven = ob.proven || n > 0
 	for i := n - 1; i >= 0; i-- {
 		m.hidden = append(m.hidden, hidden{rec: chain[i], next: head})
 		head = int32(len(m.hidden) - 1)
@@ -306,7 +309,7 @@ func (m *merger) findHidden(o int32, to entry, k int32) int32 {
 // that the same unlink told just before it.
 func (m *merger) tellBefore(k, o, head int32) {
 	at := k
-	for i := k - 1; i >= 0 && k-i <= maxCompare; i-- {
+	for i := k - 1; int(i) >= m.told && k-i <= maxCompare; i-- {
 		r := &m.raws[i]
 		nameless := r.Dir.IsZero() && r.Mask&notify.Rename == 0
 		if r.Mask&entryBits != 0 || m.recs[i].obj == o && !nameless {
@@ -344,7 +347,10 @@ func (m *merger) onlyRename(o int32, at entry) int32 {
 		if q.Dir != at.dir || q.Name != at.name {
 			continue
 		}
-		if found != none || q.NewDir.IsZero() || m.recs[i].skip || m.recs[i].twin != none {
+		if q.NewDir.IsZero() || m.recs[i].skip || m.recs[i].twin != none {
+			return none
+		}
+		if found != none && (m.raws[found].NewDir != q.NewDir || m.raws[found].NewName != q.NewName) {
 			return none
 		}
 		found = i

@@ -238,6 +238,20 @@ func (q *queue) Read(dst []notify.Raw, keep func(*notify.Raw) bool) ([]notify.Ra
 	return dst, empty, nil
 }
 
+// Torn is loop.Tearer's: after an exchange, and after few other renames, something stands at the old name.
+func (q *queue) Torn(r *notify.Raw) bool {
+	if r.Mask&notify.Rename == 0 || r.Dir.IsZero() || r.NewDir.IsZero() || r.Dir.FS != q.root.FS {
+		return false
+	}
+	dir, err := sys.OpenByHandle(q.rootFd, r.Dir, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dir)
+	var st unix.Stat_t
+	return unix.Fstatat(dir, r.Name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
 // maxRecord is more than the longest record: its metadata and three names with handles.
 const maxRecord = 4096
 

@@ -28,13 +28,16 @@ func (b *barriers) begin() {
 	b.mu.Unlock()
 }
 
-func (b *barriers) reached() {
+// reached reports whether anybody has waited.
+func (b *barriers) reached() bool {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	for _, c := range b.waiting {
 		c <- nil
 	}
+	any := len(b.waiting) > 0
 	b.waiting = b.waiting[:0]
-	b.mu.Unlock()
+	return any
 }
 
 func (b *barriers) end() {

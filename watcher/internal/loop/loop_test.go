@@ -1,0 +1,90 @@
+package loop
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify"
+)
+
+// tornQueue hands out one record at a time. It is readable as long as there are any, and the reader finds it empty after each.
+type tornQueue struct {
+	fd   int
+	raws chan notify.Raw
+	torn bool
+}
+
+func (q *tornQueue) Fd() int { return q.fd }
+
+func (q *tornQueue) Read(dst []notify.Raw, keep func(*notify.Raw) bool) ([]notify.Raw, bool, error) {
+	select {
+	case r := <-q.raws:
+		var b [8]byte
+		_, err := unix.Read(q.fd, b[:])
+		if keep(&r) {
+			dst = append(dst, r)
+		}
+		return dst, true, err
+	default:
+		return dst, true, nil
+	}
+}
+
+func (q *tornQueue) put(t *testing.T, r notify.Raw) {
+	q.raws <- r
+	if _, err := unix.Write(q.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0}); err != nil {
+		t.Error(err)
+	}
+}
+
+func (q *tornQueue) Torn(r *notify.Raw) bool {
+	if q.torn && r.Name == "a" {
+		// Its other half comes while the reader waits.
+		q.raws <- notify.Raw{Mask: notify.Rename, Dir: r.NewDir, Name: r.NewName, NewDir: r.Dir, NewName: r.Name, Object: notify.Object{FS: 1, Handle: "other"}}
+		_, _ = unix.Write(q.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		return true
+	}
+	return false
+}
+
+// TestTornExchange lets the reader find the queue empty between the two records of an exchange.
+func TestTornExchange(t *testing.T) {
+	for _, torn := range []bool{true, false} {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		q := &tornQueue{fd: fd, raws: make(chan notify.Raw, 4), torn: torn}
+		l, err := New(Config{Queue: q})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		dir := notify.Object{FS: 1, Handle: "dir"}
+		q.put(t, notify.Raw{Mask: notify.Rename, Dir: dir, Name: "a", NewDir: dir, NewName: "b", Object: notify.Object{FS: 1, Handle: "one"}})
+		var got []notify.Op
+		if err := l.Run(ctx, func(events []notify.Event) {
+			for _, ev := range events {
+				got = append(got, ev.Op)
+			}
+			if len(events) > 0 {
+				cancel()
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		want := notify.OpRename
+		if torn {
+			want = notify.OpExchange
+		}
+		if len(got) != 1 || got[0] != want {
+			t.Errorf("torn %v: told %v, want %v", torn, got, want)
+		}
+		l.Close()
+	}
+}
