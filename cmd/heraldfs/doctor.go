@@ -193,6 +193,7 @@ func tryMount(ctx context.Context, source, chosen string) (out []finding, err er
 	}{
 		{"notify INVAL_INODE", "caches cannot be kept coherent", n.InvalInode(fuse.FUSE_ROOT_ID, -1, 0)},
 		{"notify INVAL_ENTRY, expire only", "needs Linux 6.2", n.InvalEntry(fuse.FUSE_ROOT_ID, "x", true)},
+		{"notify DELETE", "what is gone is forgotten later", n.Delete(fuse.FUSE_ROOT_ID, fuse.FUSE_ROOT_ID, "x")},
 		{"notify RESEND", "needs Linux 6.9; only a takeover of a dead daemon's mount uses it", n.Resend()},
 		{"notify INC_EPOCH", "needs Linux 6.16; after a loss entries are expired one by one", n.IncEpoch()},
 		{"notify PRUNE", "needs Linux 6.18", n.Prune(2)},

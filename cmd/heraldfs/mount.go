@@ -44,6 +44,7 @@ type mountFlags struct {
 	dryRun, sloppy     bool
 	noOpen             bool
 	passthrough        string
+	autoUnmount        bool
 	passthroughMin     int64
 	limitedQueue       bool
 	metrics            metricsFlag
@@ -109,6 +110,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.watcher, "watcher", watcher.Auto, "how changes of SOURCE are heard of: auto, fanotify or inotify")
 	fs.StringVar(&f.fileHandles, "inode-file-handles", "prefer", "reach files by handle instead of by open descriptor: never, prefer or mandatory")
 	fs.BoolVar(&f.noOpen, "no-open", false, "have the guest's kernel open and close files without asking: opens cost nothing, but locks\nare the guest's alone, and the host hears CLOSE_WRITE up to 0.2 s late (see semantics.md)")
+	fs.BoolVar(&f.autoUnmount, "auto-unmount", false, "as root: take the mount off the mount point even if this process is killed")
 	fs.StringVar(&f.passthrough, "passthrough", "auto", "have the guest's kernel read large files of SOURCE by itself where it can: auto or off\n(see operations.md)")
 	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "mount read-only")
 	fs.BoolVar(&f.allowOther, "allow-other", root, "let users other than the mounting one in")
@@ -201,7 +203,7 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 		}
 		return checkMountpoint(point)
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer stop()
 	report := &mountReport{started: time.Now(), src: src, point: point}
 	stopMetrics, err := f.metrics.start(ctx, report.status, logger)
@@ -276,7 +278,7 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	o.Device = fusedev.Options{
 		FSName: fsname, Subtype: "heraldfs", AllowOther: f.allowOther, DefaultPermissions: f.defaultPermissions,
 		ReadOnly: f.readOnly, Flags: f.opts.Flags, Suid: f.opts.Suid, Dev: f.opts.Dev, ExtraData: f.opts.Data,
-		Keeper: true,
+		Keeper: true, AutoUnmount: f.autoUnmount,
 	}
 	if f.noOpen && (os.Geteuid() != 0 || !f.defaultPermissions || f.notify == "off") {
 		return o, errors.New("--no-open needs root, --default-permissions and --notify=on")

@@ -25,6 +25,7 @@ It is also a recursive watcher of its own: heraldfs watch.`,
 
   # what works on this machine, and how to get more
   heraldfs doctor`,
+		Version:       readVersion().Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -37,6 +38,7 @@ It is also a recursive watcher of its own: heraldfs watch.`,
 			return cmd.Help()
 		},
 	}
+	root.SetVersionTemplate("heraldfs {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())
 	})

@@ -239,7 +239,7 @@ func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child
 
 // serve confines this process and serves until it is told to end. m is for metrics, nil for none, and so is agent.
 func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Listener, agent *agentChannel, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer stop()
 	report := &virtiofsReport{started: time.Now(), src: box.Dir, socket: l.Addr().String()}
 	defer answerMetrics(ctx, m, report.status, box.Logger)()

@@ -90,11 +90,11 @@ func (o *Options) word(word string, own map[string]bool) error {
 	case (name == "max_read" || name == "blksize" || name == "context" || name == "rootcontext") && hasValue:
 		o.Data = append(o.Data, word)
 	case ignored[name]:
-	case own[name]:
+	case own[name] || own[strings.ReplaceAll(name, "_", "-")]: // options of mount(8) have underscores
 		if !hasValue {
 			value = "true"
 		}
-		o.Pairs = append(o.Pairs, [2]string{name, value})
+		o.Pairs = append(o.Pairs, [2]string{strings.ReplaceAll(name, "_", "-"), value})
 	case !o.Sloppy:
 		return fmt.Errorf("unknown mount option %q; `heraldfs mount --help` lists those of heraldfs", word)
 	}

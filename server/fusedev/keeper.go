@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keeperName is the first word of a keeper's command line; the second is the mount point.
+// keeperName is the first word of a keeper's command line; the second is the mount point, and the third, if there
+// is one, the unique id of the mount that is to be taken off.
 const keeperName = "heraldfs-keeper"
 
 // controlFD is where a keeper has the connection's abort file; its standard input is the lifeline.
@@ -51,7 +52,25 @@ func RunKeeper(argv []string) (status int, is bool) {
 		fmt.Fprintf(os.Stderr, "%s: abort the connection: %v\n", keeperName, err)
 		return 1, true
 	}
+	if len(argv) > 2 {
+		if err := takeOff(argv[1], argv[2]); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: unmount: %v\n", keeperName, err)
+			return 1, true
+		}
+	}
 	return 0, true
+}
+
+// takeOff unmounts point if the mount there is still the one with this id.
+func takeOff(point, unique string) error {
+	id, err := identify(unix.AT_FDCWD, point, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	if strconv.FormatUint(id.unique, 10) != unique {
+		return nil // unmounted already, or something else was mounted
+	}
+	return unmountPath(point, true)
 }
 
 // startKeeper starts a copy of this program as keeper.
@@ -83,8 +102,16 @@ func (c *Conn) startKeeper() (*keeper, error) {
 		unix.Close(k.stop)
 		return nil, err
 	}
+	args := []string{keeperName, c.point}
+	if c.opts.AutoUnmount {
+		if c.id.unique == 0 {
+			c.log.Warn("the mount will not be taken off if this process is killed: the kernel gives no unique mount ids (Linux 6.8)")
+		} else {
+			args = append(args, strconv.FormatUint(c.id.unique, 10))
+		}
+	}
 	k.cmd = &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{keeperName, c.point}, Dir: "/",
+		Path: "/proc/self/exe", Args: args, Dir: "/",
 		Stdin: r, ExtraFiles: []*os.File{abort},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

@@ -47,6 +47,9 @@ type Options struct {
 	// killed. The program's main must begin with RunKeeper. Without a keeper, a process that
 	// is killed while it sends a notification can leave a mount that hangs.
 	Keeper bool
+	// AutoUnmount has the keeper take the mount off the mount point as well. Without, accesses give ENOTCONN until
+	// somebody mounts there again or unmounts.
+	AutoUnmount bool
 	// Debug logs each request and reply at slog's debug level.
 	Debug bool
 	// Logger gets what the connection has to tell; nil discards it.
