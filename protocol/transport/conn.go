@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -34,6 +35,18 @@ func (u *URL) ListenPlain(ctx context.Context) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", u, err)
 	}
 	return ln, nil
+}
+
+// FileListener is net.FileListener, for vsock as well. The file stays the caller's.
+func FileListener(f *os.File) (net.Listener, error) {
+	ln, err := net.FileListener(f)
+	if err == nil {
+		return ln, nil
+	}
+	if ln, vsockErr := vsock.FileListener(f); vsockErr == nil {
+		return ln, nil
+	}
+	return nil, err
 }
 
 // Adopt checks a listener that was opened for us, by systemd for example, and makes it as safe as
@@ -68,11 +81,15 @@ func (u *URL) listen(ctx context.Context) (net.Listener, error) {
 	case "unix":
 		return listenUnix(ctx, u.Path)
 	case "vsock":
-		return vsock.Listen(u.Port, nil)
+		return vsock.ListenContextID(cidAny, u.Port, nil)
 	}
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "tcp", u.Host)
 }
+
+// cidAny is VMADDR_CID_ANY: a machine that is a guest and has guests has more than one address, and theirs
+// for it, 2, is not the one that it is told to have.
+const cidAny = math.MaxUint32
 
 // listenUnix replaces a socket that nobody listens on any more.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
