@@ -153,9 +153,11 @@ func TestLimits(t *testing.T) {
 		"events":               {4096, func(n int) Message { return &Events{Events: events(n)} }},
 		"bytes of a directory": {65536, func(n int) Message { return &Gap{Scope: text(n)} }},
 		"bytes of a name":      {1024, func(n int) Message { return &Events{Events: []Event{{Op: OpCreate, From: Place{"", text(n)}}}} }},
-		"bytes of an origin":   {255, func(n int) Message { return &Events{Events: []Event{{Op: OpCreate, From: Place{"", "f"}, Origin: text(n)}}} }},
-		"bytes of a text":      {1024, func(n int) Message { return &Error{Text: text(n)} }},
-		"bytes of a status":    {524288, func(n int) Message { return &Status{JSON: []byte(text(n))} }},
+		"bytes of an origin": {255, func(n int) Message {
+			return &Events{Events: []Event{{Op: OpCreate, From: Place{"", "f"}, Origin: text(n)}}}
+		}},
+		"bytes of a text":   {1024, func(n int) Message { return &Error{Text: text(n)} }},
+		"bytes of a status": {524288, func(n int) Message { return &Status{JSON: []byte(text(n))} }},
 	} {
 		for n, want := range map[int]error{c.limit: nil, c.limit + 1: ErrMalformed} {
 			var b bytes.Buffer
