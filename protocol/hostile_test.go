@@ -123,6 +123,58 @@ func TestPieces(t *testing.T) {
 	}
 }
 
+// TestLimits: what docs/protocol.md allows is taken, and one more is not.
+func TestLimits(t *testing.T) {
+	text := func(n int) string { return strings.Repeat("x", n) }
+	list := func(n int, s string) (l []string) {
+		for range n {
+			l = append(l, s)
+		}
+		return l
+	}
+	events := func(n int) []Event {
+		l := make([]Event, n)
+		for i := range l {
+			l[i] = Event{Op: OpCreate, From: Place{"", "f"}}
+		}
+		return l
+	}
+	for name, c := range map[string]struct {
+		limit int
+		make  func(n int) Message
+	}{
+		"capabilities":         {64, func(n int) Message { return &Hello{Caps: list(n, "c")} }},
+		"bytes of a cap":       {64, func(n int) Message { return &Hello{Caps: []string{text(n)}} }},
+		"bytes of an agent":    {256, func(n int) Message { return &Hello{Agent: text(n)} }},
+		"bytes of a root":      {1024, func(n int) Message { return &Subscribe{Root: text(n)} }},
+		"globs":                {32, func(n int) Message { return &Subscribe{Include: list(n, "g")} }},
+		"bytes of a glob":      {256, func(n int) Message { return &Subscribe{Exclude: []string{text(n)}} }},
+		"window":               {1024, func(n int) Message { return &Subscribe{Window: uint32(n)} }},
+		"events":               {4096, func(n int) Message { return &Events{Events: events(n)} }},
+		"bytes of a directory": {65536, func(n int) Message { return &Gap{Scope: text(n)} }},
+		"bytes of a name":      {1024, func(n int) Message { return &Events{Events: []Event{{Op: OpCreate, From: Place{"", text(n)}}}} }},
+		"bytes of an origin": {255, func(n int) Message {
+			return &Events{Events: []Event{{Op: OpCreate, From: Place{"", "f"}, Origin: text(n)}}}
+		}},
+		"bytes of a text":   {1024, func(n int) Message { return &Error{Text: text(n)} }},
+		"bytes of a status": {524288, func(n int) Message { return &Status{JSON: []byte(text(n))} }},
+	} {
+		for n, want := range map[int]error{c.limit: nil, c.limit + 1: ErrMalformed} {
+			var b bytes.Buffer
+			m := c.make(n)
+			if h, ok := m.(*Hello); ok {
+				h.Nonce = make([]byte, nonceSize)
+			}
+			if err := NewEncoder(&b).Encode(m); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := NewDecoder(&b, 0).Decode(); !errors.Is(err, want) {
+				t.Errorf("%d %s: got %v, want %v", n, name, err, want)
+			}
+		}
+	}
+}
+
 func TestEncodeTooBig(t *testing.T) {
 	var b bytes.Buffer
 	err := NewEncoder(&b).Encode(&Gap{Scope: strings.Repeat("x", MaxFrame)})

@@ -57,6 +57,7 @@ func goodVectors() []goodVector {
 	cn, sn := seq(32, 0x00), seq(32, 0x80)
 	return []goodVector{
 		{"hello-client", "the client opens", &Hello{Version: 1, MinVersion: 1, Caps: []string{}, Agent: "example/1.0", Nonce: cn}},
+		{"hello-caps", "the same with capabilities, for two versions", &Hello{Version: 2, MinVersion: 1, Caps: []string{CapState, CapBarrier}, Agent: "example/1.0", Nonce: cn}},
 		{"hello-server", "the server answers and wants a token", &Hello{Version: 1, MinVersion: 1, Agent: "heraldfs", Nonce: sn, Auth: true, Proof: proof(vectorToken(), "server", cn, sn)}},
 		{"auth", "the client proves that it knows the token", &Auth{Proof: proof(vectorToken(), "client", cn, sn)}},
 		{"subscribe", "everything from now on", &Subscribe{Root: "src", Mask: notify.DefaultMask}},
@@ -86,6 +87,7 @@ func goodVectors() []goodVector {
 		}}},
 		{"results", "the first was performed, the second gave ENOENT", &Results{ID: 9, Done: 1, Errno: 2}},
 		{"hail", "whoever is there, open anew", &Hail{}},
+		{"error-version", "no common version", &Error{Code: CodeVersion, Text: "server speaks 1 to 1, client 2 to 2"}},
 		{"error", "no such root", &Error{Code: CodeNoRoot, Text: "no root \"tmp\""}},
 		{"inquire", "how is the server doing", &Inquire{}},
 		{"status", "it is healthy", &Status{JSON: []byte(`{"kind":"serve","healthy":true}`)}},
@@ -113,6 +115,7 @@ func oddVectors() []vector {
 		{Name: "bad-claim-bytes", About: "a name of 4 GiB", Hex: raw("9209" + "81a573636f7065" + "c6ffffffff"), Error: "malformed"},
 		{Name: "bad-name-slash", About: "a name with a slash", Hex: raw("9205" + "81a26576" + "91" + "82a16f01a166" + "92c400c403612f62"), Error: "malformed"},
 		{Name: "bad-dir-dotdot", About: "a directory with a .. in it", Hex: raw("9205" + "81a26576" + "91" + "82a16f01a166" + "92c4022e2ec40161"), Error: "malformed"},
+		{Name: "bad-no-place", About: "a delete of nothing", Hex: raw("9205" + "81a26576" + "91" + "82a16f02a166" + "c0"), Error: "malformed"},
 		{Name: "bad-trailing", About: "a byte after the end", Hex: raw("920681a373657101" + "00"), Error: "malformed"},
 		{Name: "bad-frame", About: "an HTTP request", Hex: hex.EncodeToString([]byte("GET / HTTP/1.1\r\n")), Error: "too big"},
 		{Name: "bad-empty", About: "a frame of no bytes", Hex: "00000000", Error: "too big"},

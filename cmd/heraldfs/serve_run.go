@@ -122,13 +122,11 @@ func (s *serving) listeners(ctx context.Context) (list []listener, err error) {
 			}
 		}
 	}()
-	inherited, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("sockets from systemd: %w", err)
-	}
-	for _, ln := range inherited {
-		if ln == nil {
-			continue // a socket of another kind
+	for _, f := range activation.Files(true) {
+		ln, err := transport.FileListener(f)
+		f.Close()
+		if err != nil {
+			return list, fmt.Errorf("socket from systemd: %w", err)
 		}
 		safe, u, err := transport.Adopt(ln, s.sec)
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 
-	"github.com/mdlayher/vsock"
 	"github.com/spf13/pflag"
 
 	"github.com/heraldfs/heraldfs/internal/sandbox"
@@ -85,12 +84,7 @@ func (f *agentFlags) open(ctx context.Context, inherited *os.File) (*agentChanne
 		return c, err
 	}
 	defer inherited.Close()
-	var ln net.Listener
-	if u.Network == "vsock" {
-		ln, err = vsock.FileListener(inherited)
-	} else {
-		ln, err = net.FileListener(inherited)
-	}
+	ln, err := transport.FileListener(inherited)
 	if err != nil {
 		return nil, fmt.Errorf("inherited --agent-listen: %w", err)
 	}

@@ -36,6 +36,18 @@ func (u *URL) ListenPlain(ctx context.Context) (net.Listener, error) {
 	return ln, nil
 }
 
+// FileListener is net.FileListener, for vsock as well. The file stays the caller's.
+func FileListener(f *os.File) (net.Listener, error) {
+	ln, err := net.FileListener(f)
+	if err == nil {
+		return ln, nil
+	}
+	if ln, vsockErr := vsock.FileListener(f); vsockErr == nil {
+		return ln, nil
+	}
+	return nil, err
+}
+
 // Adopt checks a listener that was opened for us, by systemd for example, and makes it as safe as
 // Listen would have. The URL is what it listens on.
 func Adopt(ln net.Listener, sec *Security) (net.Listener, *URL, error) {
