@@ -39,7 +39,7 @@ func (fs *FS) WithFD(nodeid uint64, use func(fd int) error) error {
 // mounts: equal numbers are the same mount.
 func (fs *FS) MountID(nodeid uint64) uint64 {
 	if n := fs.nodes.get(nodeid); n != nil {
-		return n.mnt.id
+		return n.dev.mnt.id
 	}
 	return 0
 }
@@ -50,11 +50,5 @@ func (fs *FS) Ref(nodeid uint64) bool {
 	if nodeid == rootID {
 		return true
 	}
-	fs.nodes.mu.RLock()
-	defer fs.nodes.mu.RUnlock()
-	n := fs.nodes.byID[nodeid]
-	if n != nil {
-		n.lookups.Add(1)
-	}
-	return n != nil
+	return fs.nodes.ref(nodeid)
 }
