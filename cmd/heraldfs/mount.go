@@ -213,6 +213,7 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 	}
 	defer stopMetrics()
 	takeTurns()
+	leanHeap()
 	g, err := guest.Mount(opts)
 	if err != nil {
 		if opts.Events != nil {
