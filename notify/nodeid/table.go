@@ -81,5 +81,22 @@ func (t *Table[T]) All() iter.Seq2[uint64, *T] {
 	}
 }
 
+// Above appends to dst, in order, up to count of the ids that are above after and not above last.
+func (t *Table[T]) Above(dst []uint64, after, last uint64, count int) []uint64 {
+	for at := (after + 1) / pageSize; at <= last/pageSize && count > 0; at++ {
+		p := t.pages[at]
+		if p == nil {
+			continue
+		}
+		for i, v := range p {
+			if id := at*pageSize + uint64(i); v != nil && id > after && id <= last && count > 0 {
+				dst = append(dst, id)
+				count--
+			}
+		}
+	}
+	return dst
+}
+
 // Clear removes all.
 func (t *Table[T]) Clear() { *t = Table[T]{} }

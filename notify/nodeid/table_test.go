@@ -2,6 +2,7 @@ package nodeid
 
 import (
 	"maps"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -24,6 +25,19 @@ func TestTable(t *testing.T) {
 				at := id.Draw(t, "id")
 				table.Delete(at)
 				delete(model, at)
+			},
+			"above": func(t *rapid.T) {
+				after, count := rapid.Uint64Range(0, 3*pageSize).Draw(t, "after"), rapid.IntRange(0, 10).Draw(t, "count")
+				last := after + rapid.Uint64Range(0, 2*pageSize).Draw(t, "reach")
+				var want []uint64
+				for _, at := range slices.Sorted(maps.Keys(model)) {
+					if at > after && at <= last && len(want) < count {
+						want = append(want, at)
+					}
+				}
+				if got := table.Above(nil, after, last, count); !slices.Equal(got, want) {
+					t.Fatalf("%v, must be %v", got, want)
+				}
 			},
 			"get": func(t *rapid.T) {
 				if at := id.Draw(t, "id"); table.Get(at) != model[at] {

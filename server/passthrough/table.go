@@ -16,6 +16,9 @@ type table struct {
 	last  uint64
 	// numbered counts the nodes whose key is an inode number.
 	numbered int
+	// crowded, if not nil, is signalled by each insert above bound.
+	bound   int
+	crowded chan struct{}
 }
 
 func newTable() *table {
@@ -100,6 +103,12 @@ func (t *table) insert(fresh *node) (n *node, inserted bool) {
 	if fresh.htype == notify.TypeInode {
 		t.numbered++
 	}
+	if t.crowded != nil && t.byID.Len() > t.bound {
+		select {
+		case t.crowded <- struct{}{}:
+		default: // it is known already
+		}
+	}
 	return fresh, true
 }
 
@@ -134,6 +143,13 @@ func (t *table) ids(dst []uint64, obj notify.Object) []uint64 {
 	}
 	t.mu.RUnlock()
 	return dst
+}
+
+// oldest appends up to count ids above after, in order; the root is left out.
+func (t *table) oldest(dst []uint64, after uint64, count int) []uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byID.Above(dst, max(after, rootID), t.last, count)
 }
 
 // drain empties the table and returns what was in it.
