@@ -47,6 +47,7 @@ type mountFlags struct {
 	autoUnmount        bool
 	passthroughMin     int64
 	limitedQueue       bool
+	maxNodes           int
 	metrics            metricsFlag
 	remote             shareFlags
 	log                logFlags
@@ -123,6 +124,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.Lookup("limited-queue").Hidden = true // for tests of an overflow
 	fs.Int64Var(&f.passthroughMin, "passthrough-min", 0, "bytes from which a file is large")
 	fs.Lookup("passthrough-min").Hidden = true // for tests and measurements
+	fs.IntVar(&f.maxNodes, "max-nodes", 0, "ask the guest's kernel to let go of files that it does not use when it knows more than that;\n0 is no bound (see operations.md)")
 	f.metrics.register(fs)
 	f.remote.register(fs)
 	f.log.register(fs)
@@ -215,6 +217,7 @@ func (f *mountFlags) run(ctx context.Context, source, mountpoint string) error {
 	}
 	defer stopMetrics()
 	takeTurns()
+	leanHeap()
 	g, err := guest.Mount(opts)
 	if err != nil {
 		if opts.Events != nil {
@@ -254,6 +257,10 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 		return o, fmt.Errorf("--mask: unknown event %q; known are create, delete, modify, attrib, move, close_write, open, close_nowrite, access, default, all", bad)
 	}
 	o.Mask = mask
+	if f.maxNodes < 0 {
+		return o, fmt.Errorf("--max-nodes %d: give a number of files, or 0 for no bound", f.maxNodes)
+	}
+	o.MaxNodes = f.maxNodes
 	switch f.fileHandles {
 	case "never":
 		o.FileHandles = passthrough.HandleNever

@@ -51,6 +51,7 @@ func (m *mountReport) status() *status.Status {
 		return s
 	}
 	s.Watcher, s.Requests, s.PassedOpens = m.backend, g.Requests(), g.Passed()
+	s.Pruned = g.Pruned()
 	stats := g.Stats()
 	select {
 	case <-g.Ready():

@@ -41,6 +41,8 @@ type Status struct {
 
 	// PassedOpens are opens of files whose I/O the kernel does by itself.
 	PassedOpens uint64 `json:"passthrough_opens,omitempty"`
+	// Pruned are inodes that the guest's kernel was asked to let go of, and did.
+	Pruned uint64 `json:"pruned_inodes,omitempty"`
 
 	Roots []Root `json:"roots,omitempty"`
 	// Listening are the URLs of a server; Refused counts connections that were refused, by reason.

@@ -33,6 +33,9 @@ func (s *Status) Text(w io.Writer, now time.Time) error {
 	if s.PassedOpens > 0 {
 		t.row("passthrough", "%d opens", s.PassedOpens)
 	}
+	if s.Pruned > 0 {
+		t.row("pruned", "%d inodes", s.Pruned)
+	}
 	for i := range s.Roots {
 		s.Roots[i].text(t)
 	}

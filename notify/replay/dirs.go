@@ -211,14 +211,11 @@ func (c *dirCache) dropTree(n *vnode) {
 func (v *view) within(id uint64, n *vnode) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for at := v.nodes[id]; at != nil; {
+	for at := v.nodes.Get(id); at != nil; {
 		if at == n {
 			return true
 		}
-		if len(at.names) == 0 {
-			return false
-		}
-		at = at.names[len(at.names)-1].parent
+		at = at.lastEdge().parent
 	}
 	return false
 }

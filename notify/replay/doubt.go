@@ -27,7 +27,7 @@ func (v *view) openedFiles() []uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var ids []uint64
-	for id, n := range v.nodes {
+	for id, n := range v.nodes.All() {
 		if n.opened && n.isReg() && !n.isGhost() {
 			ids = append(ids, id)
 		}

@@ -155,7 +155,7 @@ func (v *view) isOpened(n *vnode) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	// What was found by a name that the guest does not know can be known to it by another.
-	if known := v.nodes[n.id]; known != nil {
+	if known := v.nodes.Get(n.id); known != nil {
 		return known.opened
 	}
 	return n.opened

@@ -77,8 +77,8 @@ func (f *FS) ghostAttr(nodeid uint64, out *fuse.Attr) fuse.Status {
 
 // fillGhost makes attributes for something that has none.
 func (v *view) fillGhost(n *vnode, out *fuse.Attr) {
-	*out = fuse.Attr{Ino: n.id, Mode: n.mode | 0o600, Nlink: max(v.linksOf(n), 1), Blksize: 4096}
-	switch n.mode {
+	*out = fuse.Attr{Ino: n.id, Mode: n.mode() | 0o600, Nlink: max(v.linksOf(n), 1), Blksize: 4096}
+	switch n.mode() {
 	case unix.S_IFDIR:
 		out.Mode |= 0o700
 	case unix.S_IFLNK:

@@ -61,7 +61,7 @@ func (t *asideTable) node(name string) *vnode {
 
 // answerAside answers a LOOKUP of such a name.
 func (f *FS) answerAside(n *vnode, out *fuse.EntryOut) {
-	*out = fuse.EntryOut{NodeId: n.id, Generation: n.gen}
+	*out = fuse.EntryOut{NodeId: n.id, Generation: f.view.gen(n)}
 	f.fill(n, &out.Attr)
 	f.view.told(0, "", out, false, !n.isGhost() && !f.ref(out.NodeId))
 }
@@ -165,11 +165,10 @@ func (v *view) quiet(on bool) {
 	if !on {
 		return
 	}
-	for _, n := range v.nodes {
-		for name, d := range n.children {
-			if d.shadow = nil; d.empty() {
-				delete(n.children, name)
-			}
+	for _, n := range v.nodes.All() {
+		for name, d := range n.getLocked().odd {
+			d.shadow = nil
+			n.setLocked(name, d)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func (r *Replayer) open(p uint64, name string, ev *notify.Event) {
 	probe := r.target(p, name, ev)
 	node := probe.node
 	giveBack := func() { r.settle(&step{src: probe}) }
-	if node.mode != unix.S_IFREG && !(node.isDir() && ev.Op != notify.OpCloseWrite) {
+	if node.mode() != unix.S_IFREG && !(node.isDir() && ev.Op != notify.OpCloseWrite) {
 		giveBack()
 		return
 	}

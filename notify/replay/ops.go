@@ -155,7 +155,7 @@ func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
 	if ev.Name == "." {
 		obj = ev.Dir
 	}
-	if obj.IsZero() && ev.Op != notify.OpAttrib && before != nil && before.mode == unix.S_IFLNK {
+	if obj.IsZero() && ev.Op != notify.OpAttrib && before != nil && before.mode() == unix.S_IFLNK {
 		before = nil // a symbolic link is never written: the name had another meaning then
 	}
 	if n := r.object(obj, p); n != nil {
@@ -169,7 +169,7 @@ func (r *Replayer) target(p uint64, name string, ev *notify.Event) side {
 			old := obj.IsZero() && mode == unix.S_IFLNK && ev.Op != notify.OpAttrib
 			if mode == unix.S_IFDIR == ev.IsDir && !old {
 				sd.entry = &out
-				sd.node = &vnode{id: out.NodeId, mode: out.Attr.Mode & unix.S_IFMT}
+				sd.node = &vnode{id: out.NodeId, typ: uint8(out.Attr.Mode & unix.S_IFMT >> typeShift)}
 				return sd
 			}
 			r.far.Forget(out.NodeId, 1)
@@ -209,7 +209,7 @@ func (r *Replayer) create(p uint64, ev *notify.Event) {
 			r.far.Forget(out.NodeId, 1)
 		} else if n := r.object(ev.Object, p); !ev.IsDir && attempt < lastAttempt && n != nil && !n.isDir() && r.view.otherNames(n, p, ev.Name) > 0 {
 			// The host has removed it meanwhile; the guest has it still, by another name.
-			s.made = &fuse.EntryOut{NodeId: n.id, Generation: n.gen}
+			s.made = &fuse.EntryOut{NodeId: n.id, Generation: r.view.gen(n)}
 			r.view.fillGhost(n, &s.made.Attr)
 			s.made.Attr.Nlink = r.view.linksOf(n) + 1
 			s.src = side{parent: stagingID, name: stageLink, node: n}

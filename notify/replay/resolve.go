@@ -93,13 +93,13 @@ func (v View) each(yield func(n *vnode, names []nameKey)) {
 		names []nameKey
 	}
 	v.v.mu.Lock()
-	all := make([]item, 0, len(v.v.nodes))
-	for id, n := range v.v.nodes {
+	all := make([]item, 0, v.v.nodes.Len())
+	for id, n := range v.v.nodes.All() {
 		if ours(id) {
 			continue
 		}
 		it := item{n: n}
-		for _, e := range n.names {
+		for e := range n.edgesLocked() {
 			if !ours(e.parent.id) {
 				it.names = append(it.names, nameKey{e.parent.id, e.name})
 			}

@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"strings"
 	"sync"
 )
 
@@ -24,7 +23,7 @@ func newSnapshots(t Tree, v *view) *snapshots {
 	s.ids = append(s.ids, rootID)
 	v.mu.Lock()
 	v.onDir = s.add
-	for id, n := range v.nodes {
+	for id, n := range v.nodes.All() {
 		if n.isDir() && id != rootID && !ours(id) {
 			s.ids = append(s.ids, id)
 		}
@@ -71,29 +70,17 @@ func (s *snapshots) list(id uint64) {
 	s.view.mu.Lock()
 	defer s.view.mu.Unlock()
 	s.view.listing, s.view.ended = 0, nil
-	n := s.view.nodes[id]
+	n := s.view.nodes.Get(id)
 	if n == nil {
 		return
 	}
 	for name, isDir := range names {
 		if !ended[name] {
-			d := n.child(name)
+			d := n.atLocked(name)
 			d.listed, d.listedDir = true, isDir
+			n.setLocked(name, d)
 		}
 	}
-}
-
-// child returns the dentry of a name, made if needed.
-func (n *vnode) child(name string) *dentry {
-	d := n.children[name]
-	if d == nil {
-		if n.children == nil {
-			n.children = make(map[string]*dentry)
-		}
-		d = &dentry{}
-		n.children[strings.Clone(name)] = d
-	}
-	return d
 }
 
 func (s *snapshots) close() {

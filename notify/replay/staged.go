@@ -35,7 +35,7 @@ func (r *Replayer) unstage(n *vnode, but string) {
 func (v *view) staged(n *vnode) (names []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, e := range n.names {
+	for e := range n.edgesLocked() {
 		if e.parent.id == stagingID {
 			names = append(names, e.name)
 		}

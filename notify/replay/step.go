@@ -163,7 +163,7 @@ func (f *FS) answerLookup(s *step, parent uint64, name string, out *fuse.EntryOu
 	if sd.node == nil {
 		return fuse.ENOENT
 	}
-	*out = fuse.EntryOut{NodeId: sd.node.id, Generation: sd.node.gen}
+	*out = fuse.EntryOut{NodeId: sd.node.id, Generation: f.view.gen(sd.node)}
 	f.fill(sd.node, &out.Attr)
 	if sd.node.isDir() && f.view.super(sd.node.id) == sd.node.id {
 		out.Attr.Flags |= fuse.ATTR_SUBMOUNT
@@ -190,7 +190,7 @@ func (f *FS) fill(n *vnode, out *fuse.Attr) {
 		var in fuse.GetAttrIn
 		var a fuse.AttrOut
 		in.NodeId = n.id
-		if f.RawFileSystem.GetAttr(nil, &in, &a).Ok() && a.Attr.Mode&unix.S_IFMT == n.mode {
+		if f.RawFileSystem.GetAttr(nil, &in, &a).Ok() && a.Attr.Mode&unix.S_IFMT == n.mode() {
 			*out = a.Attr
 			return
 		}
@@ -212,7 +212,7 @@ func (f *FS) answerSetAttr(s *step, nodeid uint64, out *fuse.AttrOut) fuse.Statu
 	if !s.src.node.isGhost() {
 		var in fuse.GetAttrIn
 		in.NodeId = nodeid
-		if f.RawFileSystem.GetAttr(nil, &in, out).Ok() && out.Attr.Mode&unix.S_IFMT == s.src.node.mode {
+		if f.RawFileSystem.GetAttr(nil, &in, out).Ok() && out.Attr.Mode&unix.S_IFMT == s.src.node.mode() {
 			f.view.attr(nodeid, &out.Attr)
 			return fuse.OK
 		}

@@ -20,10 +20,10 @@ func (v *view) placeLocked(p, n *vnode, flags uint32) {
 	switch {
 	case ours(p.id):
 	case flags&fuse.ATTR_SUBMOUNT != 0 && n.isDir():
-		n.super = n.id
+		n.moreLocked().super = n.id
 		v.divided.Store(true)
-	case n.super == 0:
-		n.super = p.super
+	case p.getLocked().super != 0 && n.getLocked().super == 0:
+		n.moreLocked().super = p.more.super
 	}
 }
 
@@ -34,8 +34,8 @@ func (v *view) super(nodeid uint64) uint64 {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if n := v.nodes[nodeid]; n != nil {
-		return n.super
+	if n := v.nodes.Get(nodeid); n != nil {
+		return n.getLocked().super
 	}
 	return 0
 }
@@ -46,7 +46,7 @@ func (v *view) superOf(n *vnode) uint64 {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return n.super
+	return n.getLocked().super
 }
 
 // superAt returns the superblock of a rename of n.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/heraldfs/heraldfs/notify/nodeid"
 )
 
 const (
@@ -18,22 +20,66 @@ const (
 	dummyFh = uint64(1)<<63 | 0x6872
 )
 
-// vnode is what the guest's kernel holds of one inode.
+// vnode is what the guest's kernel holds of one inode. There can be millions: what most of them do not have is
+// in more, and the order of the fields leaves no gaps.
 type vnode struct {
-	id uint64
-	// count is the kernel's lookup count; extra is the part of it that the
-	// wrapped file system does not know of.
-	count, extra uint64
-	gen          uint64 // its generation: with another one the kernel takes it for another inode
-	ino          uint64
-	mode         uint32 // S_IFMT bits
-	nlink        uint32 // i_nlink in the guest's kernel, as far as we told it
-	rights       rights // as far as we told it
-	opened       bool   // the guest has opened it: its pages may be cached
+	id  uint64
+	ino uint64
+	// parent and name are its first name, if it has one. The length of name is nameLen.
+	parent   *vnode
+	name     *byte
+	more     *more  // made when it is needed
+	count    uint32 // the low half of the kernel's lookup count
+	nlink    uint32 // i_nlink in the guest's kernel, as far as we told it
+	uid, gid uint32 // rights, as far as we told them
+	perm     uint16
+	nameLen  uint16
+	typ      uint8 // S_IFMT bits, shifted
+	opened   bool  // the guest has opened it: its pages may be cached
+}
+
+// typeShift is where the S_IFMT bits begin.
+const typeShift = 12
+
+// more is what few inodes have.
+type more struct {
+	// extra is the part of the lookup count that the wrapped file system does not know of.
+	extra uint64
+	gen   uint64 // its generation: with another one the kernel takes it for another inode
 	// super is the node of the root of the guest's superblock that it is in, if that is not the share's own.
-	super    uint64
-	names    []edge
-	children map[string]*dentry // directories only, made when needed
+	super uint64
+	count uint32 // the high half of the lookup count
+	names []edge // besides the first, in the order in which they came
+	// Directories only.
+	kids *kids
+	odd  map[string]dentry
+}
+
+var noMore more
+
+// getLocked returns what n has of more, to be read.
+func (n *vnode) getLocked() *more {
+	if n.more == nil {
+		return &noMore
+	}
+	return n.more
+}
+
+func (n *vnode) moreLocked() *more {
+	if n.more == nil {
+		n.more = new(more)
+	}
+	return n.more
+}
+
+// lookups is the kernel's lookup count.
+func (n *vnode) lookups() uint64 { return uint64(n.getLocked().count)<<32 | uint64(n.count) }
+
+func (n *vnode) setLookups(count uint64) {
+	n.count = uint32(count)
+	if high := uint32(count >> 32); high != n.getLocked().count {
+		n.moreLocked().count = high
+	}
 }
 
 // rights are what chmod and chown change.
@@ -41,33 +87,22 @@ type rights struct{ mode, uid, gid uint32 }
 
 func rightsOf(a *fuse.Attr) rights { return rights{a.Mode &^ unix.S_IFMT, a.Uid, a.Gid} }
 
-func (n *vnode) isDir() bool   { return n.mode == unix.S_IFDIR }
-func (n *vnode) isReg() bool   { return n.mode == unix.S_IFREG }
+func (n *vnode) rightsLocked() rights { return rights{uint32(n.perm), n.uid, n.gid} }
+
+func (n *vnode) setRights(r rights) { n.perm, n.uid, n.gid = uint16(r.mode), r.uid, r.gid }
+
+// mode is the S_IFMT bits.
+func (n *vnode) mode() uint32  { return uint32(n.typ) << typeShift }
+func (n *vnode) isDir() bool   { return n.typ == unix.S_IFDIR>>typeShift }
+func (n *vnode) isReg() bool   { return n.typ == unix.S_IFREG>>typeShift }
 func (n *vnode) isGhost() bool { return n.id >= ghostBase }
-
-type edge struct {
-	parent *vnode
-	name   string
-}
-
-// dentry is one name that the guest was told of. shadow is the node that the
-// name stood for before a guest process looked it up ahead of the event: events
-// that are still to come are about that one.
-type dentry struct {
-	node, shadow *vnode
-	// listed says that the name was there when the directory was listed, or came
-	// by an event since; only kept where the source can lose events.
-	listed, listedDir bool
-}
-
-func (d *dentry) empty() bool { return d.node == nil && d.shadow == nil && !d.listed }
 
 // view is the guest kernel's dentry tree as far as the server can know it: what it
 // answered, less what the kernel forgot. The kernel may drop a dentry without a
 // word, so a name in the view means "may be cached".
 type view struct {
 	mu        sync.Mutex
-	nodes     map[uint64]*vnode
+	nodes     nodeid.Table[vnode]
 	ghostLast uint64
 	// ghostCount is how many of nodes are ghosts.
 	ghostCount int
@@ -85,9 +120,10 @@ type view struct {
 }
 
 func newView() *view {
-	v := &view{nodes: make(map[uint64]*vnode), ghostLast: ghostBase}
-	v.nodes[rootID] = &vnode{id: rootID, count: 1, mode: unix.S_IFDIR, nlink: 2}
-	v.nodes[stagingID] = &vnode{id: stagingID, count: 1, mode: unix.S_IFDIR, nlink: 2}
+	v := &view{ghostLast: ghostBase}
+	for _, id := range []uint64{rootID, stagingID} {
+		v.nodes.Put(id, &vnode{id: id, count: 1, typ: unix.S_IFDIR >> typeShift, nlink: 2})
+	}
 	return v
 }
 
@@ -100,36 +136,39 @@ func (v *view) told(parent uint64, name string, out *fuse.EntryOut, early, extra
 }
 
 func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early, extra bool) *vnode {
-	n := v.nodes[out.NodeId]
+	n := v.nodes.Get(out.NodeId)
 	if n == nil {
-		n = &vnode{id: out.NodeId, gen: out.Generation}
-		v.nodes[out.NodeId] = n
+		n = &vnode{id: out.NodeId}
+		if out.Generation != 0 {
+			n.moreLocked().gen = out.Generation
+		}
+		v.nodes.Put(n.id, n)
 		if n.isGhost() {
 			v.ghostCount++
 		}
 	}
-	n.count++
+	n.setLookups(n.lookups() + 1)
 	if extra {
-		n.extra++
+		n.moreLocked().extra++
 	}
-	if mode := out.Attr.Mode & unix.S_IFMT; n.mode != mode {
-		n.mode = mode // once: it is read without the lock
+	if typ := uint8(out.Attr.Mode & unix.S_IFMT >> typeShift); n.typ != typ {
+		n.typ = typ // once: it is read without the lock
 	}
-	n.nlink, n.ino, n.rights = out.Attr.Nlink, out.Attr.Ino, rightsOf(&out.Attr)
-	if n.count == 1 && n.isDir() && v.onDir != nil && !ours(n.id) {
+	n.nlink, n.ino = out.Attr.Nlink, out.Attr.Ino
+	n.setRights(rightsOf(&out.Attr))
+	if n.isDir() && v.onDir != nil && n.lookups() == 1 && !ours(n.id) {
 		v.onDir(n.id)
 	}
-	if p := v.nodes[parent]; p != nil && name != "" {
+	if p := v.nodes.Get(parent); p != nil && name != "" {
 		v.placeLocked(p, n, out.Attr.Flags)
 		v.linkLocked(p, name, n, early)
 	}
 	return n
 }
 
-// linkLocked makes p/name stand for n. early keeps what it stood for before.
+// linkLocked makes p/name stand for n, and keeps name. early keeps what it stood for before.
 func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
-	name = strings.Clone(name)
-	d := p.child(name)
+	d := p.atLocked(name)
 	if v.onDir != nil {
 		d.listed, d.listedDir = true, n.isDir()
 	}
@@ -137,29 +176,28 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 		delete(v.ended, name)
 	}
 	if d.node == n {
+		if v.onDir != nil {
+			p.setLocked(name, d)
+		}
 		return
 	}
-	if d.node != nil {
-		v.dropEdge(d.node, p, name)
-		if early && d.shadow == nil && !v.deaf {
-			d.shadow = d.node
-		}
+	if early && d.node != nil && d.shadow == nil && !v.deaf {
+		d.shadow = d.node
 	}
 	if !early {
 		d.shadow = nil
 	}
-	d.node = n
 	v.placeLocked(p, n, 0)
 	if n.isDir() {
 		// A directory has one dentry: the kernel moves it to where it is found.
-		for _, e := range n.names {
-			if o := e.parent.children[e.name]; o != nil && o.node == n {
-				o.node, o.shadow = nil, n
-			}
+		for e := range n.edgesLocked() {
+			o := e.parent.atLocked(e.name)
+			o.node, o.shadow = nil, n
+			e.parent.setLocked(e.name, o)
 		}
-		n.names = n.names[:0]
 	}
-	n.names = append(n.names, edge{p, name})
+	d.node = n
+	p.setLocked(name, d)
 }
 
 // unlinkLocked ends p/name. early keeps what it stood for as the shadow.
@@ -167,44 +205,27 @@ func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
 	if !early && v.listing == p.id {
 		v.ended[strings.Clone(name)] = true
 	}
-	d := p.children[name]
-	if d == nil {
+	d := p.atLocked(name)
+	if d.empty() {
 		return nil
 	}
-	if !early {
-		d.listed = false
-	}
 	n := d.node
-	if n != nil {
-		v.dropEdge(n, p, name)
-	}
-	if early && d.shadow == nil && !v.deaf {
+	switch {
+	case !early:
+		d.listed, d.shadow = false, nil
+	case d.shadow == nil && !v.deaf:
 		d.shadow = n
 	}
 	d.node = nil
-	if !early {
-		d.shadow = nil
-	}
-	if d.empty() {
-		delete(p.children, name)
-	}
+	p.setLocked(name, d)
 	return n
-}
-
-func (v *view) dropEdge(n, p *vnode, name string) {
-	for i, e := range n.names {
-		if e.parent == p && e.name == name {
-			n.names = append(n.names[:i], n.names[i+1:]...)
-			return
-		}
-	}
 }
 
 // absent records a negative answer to a guest process.
 func (v *view) absent(parent uint64, name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if p := v.nodes[parent]; p != nil {
+	if p := v.nodes.Get(parent); p != nil {
 		v.unlinkLocked(p, name, true)
 	}
 }
@@ -212,15 +233,16 @@ func (v *view) absent(parent uint64, name string) {
 // attr records attributes that the kernel was given.
 func (v *view) attr(nodeid uint64, a *fuse.Attr) {
 	v.mu.Lock()
-	if n := v.nodes[nodeid]; n != nil {
-		n.nlink, n.rights = a.Nlink, rightsOf(a)
+	if n := v.nodes.Get(nodeid); n != nil {
+		n.nlink = a.Nlink
+		n.setRights(rightsOf(a))
 	}
 	v.mu.Unlock()
 }
 
 func (v *view) opened(nodeid uint64) {
 	v.mu.Lock()
-	if n := v.nodes[nodeid]; n != nil {
+	if n := v.nodes.Get(nodeid); n != nil {
 		n.opened = true
 	}
 	v.mu.Unlock()
@@ -230,7 +252,7 @@ func (v *view) opened(nodeid uint64) {
 func (v *view) removed(parent uint64, name string, byGuest bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p := v.nodes[parent]
+	p := v.nodes.Get(parent)
 	if p == nil {
 		return
 	}
@@ -250,24 +272,24 @@ func (v *view) removed(parent uint64, name string, byGuest bool) {
 func (v *view) renamed(parent uint64, name string, newParent uint64, newName string, exchange, byGuest bool, moved, other *vnode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p, np := v.nodes[parent], v.nodes[newParent]
+	p, np := v.nodes.Get(parent), v.nodes.Get(newParent)
 	if p == nil || np == nil {
 		return
 	}
 	src := v.unlinkLocked(p, name, false)
 	dst := v.unlinkLocked(np, newName, false)
 	if moved != nil {
-		src = v.nodes[moved.id]
+		src = v.nodes.Get(moved.id)
 	}
 	if exchange && other != nil {
-		dst = v.nodes[other.id]
+		dst = v.nodes.Get(other.id)
 	}
 	if src != nil {
-		v.linkLocked(np, newName, src, false)
+		v.linkLocked(np, strings.Clone(newName), src, false)
 	}
 	if dst != nil {
 		if exchange {
-			v.linkLocked(p, name, dst, false)
+			v.linkLocked(p, strings.Clone(name), dst, false)
 		} else if dst != src && dst.nlink > 0 {
 			dst.nlink--
 		}
@@ -283,35 +305,34 @@ func (v *view) renamed(parent uint64, name string, newParent uint64, newName str
 func (v *view) forget(nodeid, nlookup uint64) uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	n := v.nodes[nodeid]
+	n := v.nodes.Get(nodeid)
 	if n == nil || nodeid == rootID || nodeid == stagingID {
 		return nlookup
 	}
-	own := min(n.extra, nlookup)
-	n.extra -= own
-	if n.count > nlookup {
-		n.count -= nlookup
+	own := min(n.getLocked().extra, nlookup)
+	if own > 0 {
+		n.more.extra -= own
+	}
+	if have := n.lookups(); have > nlookup {
+		n.setLookups(have - nlookup)
 		return nlookup - own
 	}
 	v.deleteLocked(n)
-	for _, e := range n.names {
-		if d := e.parent.children[e.name]; d != nil && d.node == n {
-			d.node = nil
-			if d.shadow == n {
-				d.shadow = nil
-			}
-			if d.empty() {
-				delete(e.parent.children, e.name)
-			}
+	for e := range n.edgesLocked() {
+		d := e.parent.atLocked(e.name)
+		if d.node = nil; d.shadow == n {
+			d.shadow = nil
 		}
+		e.parent.setLocked(e.name, d)
 	}
-	n.names = nil
-	for name, d := range n.children {
+	for name, d := range n.childrenLocked() {
 		if d.node != nil {
-			v.dropEdge(d.node, n, name)
+			d.node.dropEdge(n, name)
 		}
 	}
-	n.children = nil
+	if n.more != nil {
+		n.more.kids, n.more.odd = nil, nil
+	}
 	return nlookup - own
 }
 
@@ -320,20 +341,20 @@ func (v *view) ghost(isDir bool) *vnode {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ghostLast++
-	n := &vnode{id: v.ghostLast, mode: unix.S_IFREG, nlink: 1}
+	n := &vnode{id: v.ghostLast, typ: unix.S_IFREG >> typeShift, nlink: 1}
 	if isDir {
-		n.mode, n.nlink = unix.S_IFDIR, 2
+		n.typ, n.nlink = unix.S_IFDIR>>typeShift, 2
 	}
-	v.nodes[n.id] = n
+	v.nodes.Put(n.id, n)
 	v.ghostCount++
 	return n
 }
 
 func (v *view) deleteLocked(n *vnode) {
-	if v.nodes[n.id] != n {
+	if v.nodes.Get(n.id) != n {
 		return
 	}
-	delete(v.nodes, n.id)
+	v.nodes.Delete(n.id)
 	if n.isGhost() {
 		v.ghostCount--
 	}
@@ -345,7 +366,7 @@ func (v *view) release(n *vnode) {
 		return
 	}
 	v.mu.Lock()
-	if n.count == 0 {
+	if n.lookups() == 0 {
 		v.deleteLocked(n)
 	}
 	v.mu.Unlock()

@@ -115,7 +115,13 @@ func TestViewForget(t *testing.T) {
 	}
 	expectName(t, v, 10, "f", 0, 0)
 	expectName(t, v, rootID, "l", 0, 0)
-	if n := len(v.nodes[10].children) + len(v.nodes[rootID].children); n != 1 {
+	n := 0
+	for _, id := range []uint64{10, rootID} {
+		for range v.node(id).childrenLocked() {
+			n++
+		}
+	}
+	if n != 1 {
 		t.Errorf("%d dentries left, must be 1", n)
 	}
 	if rest := v.forget(77, 3); rest != 3 {
@@ -128,7 +134,7 @@ func TestViewForget(t *testing.T) {
 	}
 	v.told(10, "g", fileOut(12), false, false)
 	v.forget(10, 1)
-	if n := v.node(12); n == nil || len(n.names) != 0 {
+	if n := v.node(12); n == nil || n.parent != nil {
 		t.Errorf("a child of a forgotten directory is %+v", n)
 	}
 }
@@ -215,7 +221,7 @@ func TestViewInvariants(t *testing.T) {
 			}
 		}
 		for x, k := range counts {
-			if n := v.node(x); n == nil || n.count != k.count || n.extra != k.extra {
+			if n := v.node(x); n == nil || n.lookups() != k.count || n.getLocked().extra != k.extra {
 				t.Fatalf("node %d is %+v, must have %+v", x, n, k)
 			}
 			v.forget(x, k.count)
@@ -229,32 +235,32 @@ func TestViewInvariants(t *testing.T) {
 // check looks whether nodes, names and children agree.
 func (v *view) check() error {
 	edges, positive := 0, 0
-	for id, n := range v.nodes {
-		if n.id != id || id != rootID && id != stagingID && n.count == 0 && !n.isGhost() {
+	for id, n := range v.nodes.All() {
+		if n.id != id || id != rootID && id != stagingID && n.lookups() == 0 && !n.isGhost() {
 			return fmt.Errorf("node %d: %+v", id, n)
 		}
-		if n.extra > n.count {
-			return fmt.Errorf("node %d: %d of %d lookups are not the file system's", id, n.extra, n.count)
+		if n.getLocked().extra > n.lookups() {
+			return fmt.Errorf("node %d: %d of %d lookups are not the file system's", id, n.getLocked().extra, n.lookups())
 		}
-		if n.isDir() && len(n.names) > 1 {
-			return fmt.Errorf("directory %d has %d names", id, len(n.names))
+		if n.isDir() && len(n.getLocked().names) > 0 {
+			return fmt.Errorf("directory %d has %d names more than one", id, len(n.more.names))
 		}
-		for _, e := range n.names {
+		for e := range n.edgesLocked() {
 			edges++
-			if v.nodes[e.parent.id] != e.parent {
+			if v.nodes.Get(e.parent.id) != e.parent {
 				return fmt.Errorf("node %d is in %d, which was forgotten", id, e.parent.id)
 			}
-			if d := e.parent.children[e.name]; d == nil || d.node != n {
+			if e.parent.atLocked(e.name).node != n {
 				return fmt.Errorf("node %d is not what %d/%s stands for", id, e.parent.id, e.name)
 			}
 		}
-		for name, d := range n.children {
+		for name, d := range n.childrenLocked() {
 			if d.empty() {
 				return fmt.Errorf("%d/%s is empty", id, name)
 			}
 			if d.node != nil {
 				positive++
-				if v.nodes[d.node.id] != d.node {
+				if v.nodes.Get(d.node.id) != d.node {
 					return fmt.Errorf("%d/%s stands for %d, which was forgotten", id, name, d.node.id)
 				}
 			}

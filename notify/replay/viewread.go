@@ -1,9 +1,11 @@
 package replay
 
+import "strings"
+
 func (v *view) node(nodeid uint64) *vnode {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.nodes[nodeid]
+	return v.nodes.Get(nodeid)
 }
 
 // lookup returns what the guest's kernel may have cached for parent/name, and what
@@ -11,15 +13,12 @@ func (v *view) node(nodeid uint64) *vnode {
 func (v *view) lookup(parent uint64, name string) (now, before *vnode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p := v.nodes[parent]
+	p := v.nodes.Get(parent)
 	if p == nil {
 		return nil, nil
 	}
-	d := p.children[name]
-	if d == nil {
-		return nil, nil
-	}
-	if d.shadow != nil && v.nodes[d.shadow.id] == d.shadow {
+	d := p.atLocked(name)
+	if d.shadow != nil && v.nodes.Get(d.shadow.id) == d.shadow {
 		return d.node, d.shadow
 	}
 	return d.node, d.node
@@ -29,17 +28,17 @@ func (v *view) lookup(parent uint64, name string) (now, before *vnode) {
 func (v *view) place(n *vnode) (parent uint64, name string, ok bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(n.names) == 0 {
+	e := n.lastEdge()
+	if e.parent == nil {
 		return 0, "", false
 	}
-	e := n.names[len(n.names)-1]
 	return e.parent.id, e.name, true
 }
 
 func (v *view) len() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return len(v.nodes) - 1
+	return v.nodes.Len() - 1
 }
 
 // dirs returns the nodeids of the directories that the guest knows, the root first.
@@ -47,8 +46,8 @@ func (v *view) dirs() []uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	ids := []uint64{rootID}
-	for id, n := range v.nodes {
-		if n.isDir() && id != rootID && id < stagingID && len(n.names) > 0 {
+	for id, n := range v.nodes.All() {
+		if n.isDir() && id != rootID && id < stagingID && n.parent != nil {
 			ids = append(ids, id)
 		}
 	}
@@ -66,8 +65,8 @@ func (v *view) names(id uint64) map[string]seenName {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	out := make(map[string]seenName)
-	if n := v.nodes[id]; n != nil {
-		for name, d := range n.children {
+	if n := v.nodes.Get(id); n != nil {
+		for name, d := range n.childrenLocked() {
 			if d.node != nil || d.listed {
 				out[name] = seenName{d.node, d.node == nil && d.listedDir || d.node != nil && d.node.isDir()}
 			}
@@ -81,10 +80,17 @@ func (v *view) depth(id uint64) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	depth := 0
-	for n := v.nodes[id]; n != nil && len(n.names) > 0; depth++ {
-		n = n.names[len(n.names)-1].parent
+	for n := v.nodes.Get(id); n != nil && n.parent != nil; depth++ {
+		n = n.lastEdge().parent
 	}
 	return depth
+}
+
+// gen returns the generation of n.
+func (v *view) gen(n *vnode) uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return n.getLocked().gen
 }
 
 // linksOf returns the link count that the guest's kernel holds for n, as far as we told it.
@@ -98,14 +104,14 @@ func (v *view) linksOf(n *vnode) uint32 {
 func (v *view) rightsOf(n *vnode) rights {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return n.rights
+	return n.rightsLocked()
 }
 
 // otherNames counts the names of n in known directories besides parent/name.
 func (v *view) otherNames(n *vnode, parent uint64, name string) (count int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, e := range n.names {
+	for e := range n.edgesLocked() {
 		if e.parent.id != stagingID && (e.parent.id != parent || e.name != name) {
 			count++
 		}
@@ -117,16 +123,14 @@ func (v *view) otherNames(n *vnode, parent uint64, name string) (count int) {
 func (v *view) doubt(parent uint64, name string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	p := v.nodes[parent]
+	p := v.nodes.Get(parent)
 	if p == nil {
 		return
 	}
-	if d := p.children[name]; d != nil {
-		listed, isDir := d.listed, d.listedDir
+	if d := p.atLocked(name); !d.empty() {
 		v.unlinkLocked(p, name, false)
-		if listed {
-			d := p.child(name)
-			d.listed, d.listedDir = true, isDir
+		if d.listed {
+			p.setLocked(strings.Clone(name), dentry{listed: true, listedDir: d.listedDir})
 		}
 	}
 }
@@ -135,7 +139,7 @@ func (v *view) doubt(parent uint64, name string) {
 func (v *view) edges(n *vnode) (keys []nameKey) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, e := range n.names {
+	for e := range n.edgesLocked() {
 		if e.parent.id != stagingID {
 			keys = append(keys, nameKey{e.parent.id, e.name})
 		}

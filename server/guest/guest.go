@@ -70,6 +70,8 @@ type Options struct {
 	PassthroughMin int64
 	// Unheard is passthrough.Options', for Events.
 	Unheard func(fd int) error
+	// MaxNodes bounds how many files the guest's kernel knows that it does not use; 0 is no bound.
+	MaxNodes int
 	// Device says how to mount; its Fuse field is filled here.
 	Device fusedev.Options
 	Logger *slog.Logger
@@ -82,6 +84,7 @@ type Guest struct {
 	replay *replay.FS
 	tree   replay.Tree
 	conn   *fusedev.Conn
+	bound  *bound // nil without
 	log    *slog.Logger
 
 	ready     chan struct{}
@@ -157,6 +160,9 @@ func Mount(o Options) (*Guest, error) {
 		return nil, errors.Join(err, fs.Close())
 	}
 	backing.Conn = g.conn
+	if o.MaxNodes > 0 {
+		g.bound = &bound{max: o.MaxNodes, fs: fs, prune: g.conn.Notify().Prune, log: o.Logger, crowded: fs.Crowded(o.MaxNodes)}
+	}
 	// Should the mount lie below SOURCE, looking into it would wait for ourselves.
 	fs.Exclude(unix.Mkdev(0, g.conn.Device()))
 	return g, nil
@@ -177,6 +183,14 @@ func (g *Guest) Known() int { return g.replay.Known() }
 // Passed counts the opens of files that the guest's kernel reads by itself.
 func (g *Guest) Passed() uint64 { return g.fs.Passed() }
 
+// Pruned counts the inodes that the guest's kernel let go of because of MaxNodes.
+func (g *Guest) Pruned() uint64 {
+	if g.bound == nil {
+		return 0
+	}
+	return g.bound.pruned.Load()
+}
+
 // SetStatus has describe answer for replay.StatusAttr.
 func (g *Guest) SetStatus(describe func() []byte) { g.replay.SetStatus(describe) }
 
@@ -189,7 +203,9 @@ func (g *Guest) Run(ctx context.Context) error {
 	serveCtx, stopServing := context.WithCancel(context.Background())
 	defer stopServing()
 	go func() { served <- g.conn.Serve(serveCtx) }()
+	stopPruning := g.startPruning(serveCtx)
 	err := g.follow(ctx)
+	stopPruning()
 	if err != nil && g.gone(err) {
 		// What fails because somebody unmounted is no error; what Serve returns tells the rest.
 		g.log.Debug("ended with the mount", slog.Any("reason", err))
@@ -200,6 +216,23 @@ func (g *Guest) Run(ctx context.Context) error {
 	}
 	stopServing()
 	return errors.Join(err, <-served, g.fs.Close())
+}
+
+// startPruning keeps the bound, if there is one, until stop is called.
+func (g *Guest) startPruning(ctx context.Context) (stop func()) {
+	if g.bound == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.bound.run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // gone reports whether the mount had ended when err came up.

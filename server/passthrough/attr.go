@@ -117,7 +117,7 @@ func (fs *FS) setAttr(n *node, fd int, file *openFile, in *fuse.SetAttrIn) error
 		}
 	}
 	if size, ok := in.GetSize(); ok {
-		if n.typ != unix.S_IFREG {
+		if n.typ() != unix.S_IFREG {
 			return unix.EINVAL
 		}
 		truncate := func() error {
@@ -202,7 +202,7 @@ func (fs *FS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status
 	if err != nil {
 		return nil, status(err)
 	}
-	if n.typ != unix.S_IFLNK {
+	if n.typ() != unix.S_IFLNK {
 		return nil, fuse.EINVAL
 	}
 	fd, err := fs.ref(n)

@@ -39,26 +39,28 @@ type passage struct {
 func (n *node) enter(id int32) int32 {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.opens > 0 || n.opens == 0 && id == 0 {
-		n.opens++
+	h := n.holdLocked()
+	if h.opens > 0 || h.opens == 0 && id == 0 {
+		h.opens++
 		return 0
 	}
-	if n.opens == 0 {
-		n.backing = id
+	if h.opens == 0 {
+		h.backing = id
 	}
-	n.opens--
-	return n.backing
+	h.opens--
+	return h.backing
 }
 
 // leave takes back what enter has counted, and returns the backing id that nobody has any more, or 0.
 func (n *node) leave() (id int32) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.opens > 0 {
-		n.opens--
-	} else if n.opens < 0 {
-		if n.opens++; n.opens == 0 {
-			id, n.backing = n.backing, 0
+	h := n.holdLocked()
+	if h.opens > 0 {
+		h.opens--
+	} else if h.opens < 0 {
+		if h.opens++; h.opens == 0 {
+			id, h.backing = h.backing, 0
 		}
 	}
 	return id
@@ -67,7 +69,7 @@ func (n *node) leave() (id int32) {
 func (n *node) isOpen() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.opens != 0
+	return n.heldLocked().opens != 0
 }
 
 // admit counts an open of n by flags, for which fd was opened, and says how the kernel does
@@ -119,7 +121,7 @@ func (fs *FS) admit(n *node, fd int, flags uint32, out *fuse.OpenOut) error {
 
 // worthwhile reports whether an open by flags should begin passthrough.
 func (fs *FS) worthwhile(n *node, fd int, flags uint32) bool {
-	if fs.noPassage.Load() || n.mnt.pass.off.Load() || n.isOpen() {
+	if fs.noPassage.Load() || n.dev.mnt.pass.off.Load() || n.isOpen() {
 		return false
 	}
 	reads := flags&unix.O_ACCMODE == unix.O_RDONLY
@@ -162,7 +164,7 @@ func (fs *FS) register(n *node, fd int) int32 {
 			fs.log.Info("files are read through the daemon", "reason", err)
 		}
 	case errors.Is(err, unix.ELOOP):
-		fs.noPassageOn(n.mnt, err)
+		fs.noPassageOn(n.dev.mnt, err)
 	default:
 		fs.log.Debug("a file is read through the daemon", "reason", err)
 	}
@@ -180,7 +182,7 @@ func (fs *FS) openPassage(n *node, fd int) (int, error) {
 	if fs.opts.Unheard == nil {
 		return sys.Reopen(fd, unix.O_PATH)
 	}
-	m := n.mnt
+	m := n.dev.mnt
 	m.pass.once.Do(func() {
 		var err error
 		if m.pass.fd, err = fs.makePassage(m); err != nil {
@@ -190,7 +192,7 @@ func (fs *FS) openPassage(n *node, fd int) (int, error) {
 	if m.pass.fd == nil {
 		return -1, notify.ErrNotSupported
 	}
-	return sys.OpenByHandle(m.pass.fd.Int(), n.obj, unix.O_PATH|unix.O_NOFOLLOW)
+	return sys.OpenByHandle(m.pass.fd.Int(), n.object(), unix.O_PATH|unix.O_NOFOLLOW)
 }
 
 // makePassage clones m. What the guest's kernel does with backing files is done through the
@@ -280,5 +282,5 @@ func (fs *FS) Passing(nodeid uint64) bool {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.opens < 0
+	return n.heldLocked().opens < 0
 }

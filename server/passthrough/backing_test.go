@@ -39,7 +39,7 @@ func nodeAt(t *testing.T, fs *FS, path string) *node {
 	must(t, unix.Stat(path, &st))
 	fs.nodes.mu.RLock()
 	defer fs.nodes.mu.RUnlock()
-	for _, n := range fs.nodes.byID {
+	for _, n := range fs.nodes.byID.All() {
 		if _, name := n.hint(); name == filepath.Base(path) {
 			return n
 		}
@@ -51,7 +51,8 @@ func nodeAt(t *testing.T, fs *FS, path string) *node {
 func (n *node) state() (opens, backing int32) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.opens, n.backing
+	h := n.heldLocked()
+	return h.opens, h.backing
 }
 
 // TestPassingModes: every way to open a file while it is passed through works, and reads what was written.

@@ -43,7 +43,7 @@ func hotCalls(t testing.TB) []hotCall {
 	}
 	return []hotCall{
 		{"LookupKnown", 1, look("f")},
-		{"LookupNew", 3, look("new")}, // and the node, and its handle
+		{"LookupNew", 2, look("new")}, // and the node
 		{"GetAttrFile", 1, getattr(f.NodeId)},
 		{"GetAttrDirectory", 0, getattr(d.NodeId)},
 		{"NodeIDs", 0, func() bool {

@@ -85,7 +85,8 @@ func (fs *FS) enterPath(p *node, name string, fd int, out *fuse.EntryOut) error 
 func (fs *FS) wantsCached(n *node) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.cached == nil && n.pin == nil && !n.gone
+	h := n.heldLocked()
+	return h.cached == nil && h.pin == nil && !n.gone
 }
 
 // enter finds or makes the node of what fd refers to, raises its lookup count and fills
@@ -102,7 +103,7 @@ func (fs *FS) enter(p *node, name string, fd int, isPath bool, out *fuse.EntryOu
 			return nil, false, err
 		}
 	}
-	m := p.mnt
+	m := p.dev.mnt
 	if m.id != id || !m.acquire() {
 		if m, err = fs.mount(id, fd); err != nil {
 			return nil, false, err
@@ -148,13 +149,14 @@ func (fs *FS) nodeOf(kind sys.HandleKind, h *sys.Handle, m *mount, p *node, fd i
 		fs.tooMany.Do(func() { fs.log.Warn("the guest knows too many files", "limit", fs.opts.NodeLimit()) })
 		return nil, false, st, unix.ENOMEM
 	}
-	n = &node{mnt: m, dev: dev, typ: st.Mode & unix.S_IFMT}
-	// A file on another device than its directory cannot be a mount in the guest.
-	n.hostIno = fs.opts.AnnounceSubmounts && (n.isDir() || dev.dev == p.dev.dev)
 	if kind == sys.HandleNone {
-		n.obj = sys.InodeObject(dev.fsid, st.Ino, st.Dev)
+		n = newNode(dev, st.Mode, notify.TypeInode, []byte(sys.InodeObject(dev.fsid, st.Ino, st.Dev).Handle))
 	} else {
-		n.obj = notify.Object{FS: dev.fsid, Type: h.Type, Handle: string(h.Bytes())}
+		n = newNode(dev, st.Mode, h.Type, h.Bytes())
+	}
+	// A file on another device than its directory cannot be a mount in the guest.
+	if fs.opts.AnnounceSubmounts && (n.isDir() || dev.dev == p.dev.dev) {
+		n.set(hostIno)
 	}
 	byHandle := kind == sys.HandleOpenable && m.fd != nil
 	if !byHandle && fs.opts.FileHandles == HandleMandatory {
@@ -167,7 +169,7 @@ func (fs *FS) nodeOf(kind sys.HandleKind, h *sys.Handle, m *mount, p *node, fd i
 				return nil, false, st, err
 			}
 		}
-		n.pin = sys.NewFD(pin)
+		n.holdLocked().pin = sys.NewFD(pin)
 	}
 	n, fresh = fs.nodes.insert(n)
 	if fresh {
@@ -230,13 +232,13 @@ func (fs *FS) mark(n *node, fd int) error {
 	if fs.opts.Marker == nil || n.is(marked) {
 		return nil
 	}
-	mu := fs.markLock(n.obj)
+	mu := fs.markLock(n.object())
 	mu.Lock()
 	defer mu.Unlock()
 	if n.is(marked) {
 		return nil
 	}
-	if err := fs.opts.Marker.Mark(n.obj, fd); err != nil {
+	if err := fs.opts.Marker.Mark(n.object(), fd); err != nil {
 		return err
 	}
 	n.set(marked)
@@ -247,12 +249,12 @@ func (fs *FS) unmark(n *node) {
 	if fs.opts.Marker == nil {
 		return
 	}
-	mu := fs.markLock(n.obj)
+	mu := fs.markLock(n.object())
 	mu.Lock()
 	defer mu.Unlock()
 	var buf [4]uint64
-	if len(fs.nodes.ids(buf[:0], n.obj)) == 0 {
-		fs.opts.Marker.Unmark(n.obj)
+	if len(fs.nodes.ids(buf[:0], n.object())) == 0 {
+		fs.opts.Marker.Unmark(n.object())
 	}
 }
 

@@ -86,7 +86,7 @@ func TestForgetReturnsDescriptors(t *testing.T) {
 			known := func() int {
 				fs.nodes.mu.RLock()
 				defer fs.nodes.mu.RUnlock()
-				return len(fs.nodes.byID)
+				return fs.nodes.byID.Len()
 			}
 			if n := known(); n != 401 {
 				t.Fatalf("%d nodes known, want 401", n)

@@ -26,8 +26,8 @@ func (r *fdRing) add(n *node, fd *sys.FD) *sys.FD {
 		n.mu.Unlock()
 		r.mu.Unlock()
 		return fd
-	case n.cached != nil:
-		old := n.cached
+	case n.heldLocked().cached != nil:
+		old := n.holds.cached
 		old.Acquire()
 		n.mu.Unlock()
 		r.mu.Unlock()
@@ -35,7 +35,8 @@ func (r *fdRing) add(n *node, fd *sys.FD) *sys.FD {
 		return old
 	}
 	fd.Acquire()
-	n.cached, n.used, n.slot = fd, true, int32(len(r.nodes))
+	h := n.holdLocked()
+	h.cached, h.used, h.slot = fd, true, int32(len(r.nodes))
 	r.nodes = append(r.nodes, n)
 	n.mu.Unlock()
 	evicted := r.evictLocked(r.max)
@@ -52,8 +53,8 @@ func (r *fdRing) evictLocked(keep int) (out []*sys.FD) {
 		}
 		n := r.nodes[r.hand]
 		n.mu.Lock()
-		if n.used {
-			n.used = false
+		if n.holds.used {
+			n.holds.used = false
 			n.mu.Unlock()
 			r.hand++
 			continue
@@ -66,27 +67,27 @@ func (r *fdRing) evictLocked(keep int) (out []*sys.FD) {
 
 // takeLocked removes n, whose mu is held too.
 func (r *fdRing) takeLocked(n *node) *sys.FD {
-	fd := n.cached
+	fd := n.holds.cached
 	last := r.nodes[len(r.nodes)-1]
-	r.nodes[n.slot] = last
+	r.nodes[n.holds.slot] = last
 	if last != n {
-		last.setSlot(n.slot)
+		last.setSlot(n.holds.slot)
 	}
 	r.nodes[len(r.nodes)-1] = nil
 	r.nodes = r.nodes[:len(r.nodes)-1]
-	n.cached = nil
+	n.holds.cached = nil
 	return fd
 }
 
-// setSlot needs fdRing.mu only: nobody reads slot without it.
-func (n *node) setSlot(slot int32) { n.slot = slot }
+// setSlot needs fdRing.mu only: nobody reads slot without it, and who is in the ring has holds.
+func (n *node) setSlot(slot int32) { n.holds.slot = slot }
 
 // drop closes n's cached descriptor.
 func (r *fdRing) drop(n *node) {
 	r.mu.Lock()
 	n.mu.Lock()
 	var fd *sys.FD
-	if n.cached != nil {
+	if n.heldLocked().cached != nil {
 		fd = r.takeLocked(n)
 	}
 	n.mu.Unlock()

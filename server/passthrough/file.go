@@ -40,8 +40,8 @@ func (t *fileTable) init() {
 func (t *fileTable) add(n *node, raw int, flags uint32) uint64 {
 	f := &openFile{n: n, fd: sys.NewFD(raw), flags: flags}
 	n.mu.Lock()
-	f.next = n.files
-	n.files = f
+	h := n.holdLocked()
+	f.next, h.files = h.files, f
 	n.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -83,7 +83,7 @@ func (t *fileTable) remove(fh uint64) *openFile {
 func (f *openFile) unlist() {
 	f.n.mu.Lock()
 	defer f.n.mu.Unlock()
-	for at := &f.n.files; *at != nil; at = &(*at).next {
+	for at := &f.n.holdLocked().files; *at != nil; at = &(*at).next {
 		if *at == f {
 			*at = f.next
 			return
@@ -133,7 +133,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	if err != nil {
 		return status(err)
 	}
-	if n.typ != unix.S_IFREG {
+	if n.typ() != unix.S_IFREG {
 		return fuse.Status(unix.ENXIO)
 	}
 	flags := hostFlags(in.Flags)
@@ -168,7 +168,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 // openNode opens a regular file for I/O. A file that will be changed is opened
 // by name where possible (see refNamed); one that is only read, in one call by handle.
 func (fs *FS) openNode(n *node, flags int, changes bool) (int, error) {
-	if !changes && n.mnt.fd != nil {
+	if !changes && n.dev.mnt.fd != nil {
 		if pin := n.pinned(); pin != nil {
 			pin.Release()
 		} else if raw, err := fs.openHandle(n, flags); err == nil {
@@ -190,7 +190,7 @@ func (fs *FS) openNode(n *node, flags int, changes bool) (int, error) {
 
 // nameless is what an error of opening n means, see Options.Landlocked.
 func (fs *FS) nameless(n *node, err error) error {
-	if err == unix.EACCES && fs.opts.Landlocked && n.mnt.fd != nil {
+	if err == unix.EACCES && fs.opts.Landlocked && n.dev.mnt.fd != nil {
 		return unix.ESTALE
 	}
 	return err

@@ -112,7 +112,10 @@ func (fs *FS) addRoot(raw int) error {
 		fs.releaseMount(m)
 		return err
 	}
-	n := &node{id: rootID, mnt: m, obj: obj, dev: dev, typ: unix.S_IFDIR, hostIno: true, pin: sys.NewFD(raw)}
+	n := newNode(dev, unix.S_IFDIR, obj.Type, []byte(obj.Handle))
+	n.id = rootID
+	n.set(hostIno)
+	n.holdLocked().pin = sys.NewFD(raw)
 	fs.root, _ = fs.nodes.insert(n)
 	if err := fs.mark(fs.root, raw); err != nil {
 		fs.releaseMount(m)
@@ -129,7 +132,7 @@ func (fs *FS) Close() error {
 		fs.streams.closeAll()
 		for _, n := range fs.nodes.drain() {
 			if fs.opts.Marker != nil && n.isDir() {
-				fs.opts.Marker.Unmark(n.obj)
+				fs.opts.Marker.Unmark(n.object())
 			}
 			fs.bury(n)
 		}
@@ -143,8 +146,13 @@ func (fs *FS) bury(n *node) {
 	fs.ios.drop(n)
 	n.mu.Lock()
 	n.gone = true
-	pin, locks, id := n.pin, n.locks, n.backing
-	n.pin, n.locks, n.opens, n.backing = nil, nil, 0, 0
+	var pin *sys.FD
+	var locks *lockState
+	var id int32
+	if h := n.holds; h != nil {
+		pin, locks, id = h.pin, h.locks, h.backing
+		h.pin, h.locks, h.opens, h.backing = nil, nil, 0, 0
+	}
 	n.mu.Unlock()
 	// Between drop and gone a request in flight can have cached one more.
 	fs.ring.drop(n)
@@ -156,7 +164,7 @@ func (fs *FS) bury(n *node) {
 	if locks != nil {
 		locks.closeAll()
 	}
-	fs.releaseMount(n.mnt)
+	fs.releaseMount(n.dev.mnt)
 }
 
 // Forget implements fuse.RawFileSystem.

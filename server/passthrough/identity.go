@@ -27,7 +27,7 @@ func (fs *FS) Object(nodeid uint64) (notify.Object, bool) {
 	if n == nil {
 		return notify.Object{}, false
 	}
-	return n.obj, true
+	return n.object(), true
 }
 
 // Attr fills out from the host. An object that is unlinked and still held answers with Nlink 0;
@@ -75,7 +75,7 @@ func (fs *FS) Obtain(obj notify.Object, parent uint64, name string, out *fuse.En
 	if err := fs.lookup(p, dir.Int(), name, out); err != nil {
 		return status(err)
 	}
-	if n := fs.nodes.get(out.NodeId); obj.IsZero() || (n != nil && n.obj == obj) {
+	if n := fs.nodes.get(out.NodeId); obj.IsZero() || (n != nil && n.object() == obj) {
 		return fuse.OK
 	}
 	fs.Forget(out.NodeId, 1)
@@ -85,8 +85,8 @@ func (fs *FS) Obtain(obj notify.Object, parent uint64, name string, out *fuse.En
 
 // obtainObject tries without the name. done says that the result is final.
 func (fs *FS) obtainObject(p *node, name string, obj notify.Object, out *fuse.EntryOut) (done bool, err error) {
-	if obj.Type != notify.TypeInode && p.mnt.fd != nil && p.dev.fsid == obj.FS {
-		raw, err := sys.OpenByHandle(p.mnt.fd.Int(), obj, unix.O_PATH|unix.O_NOFOLLOW)
+	if obj.Type != notify.TypeInode && p.dev.mnt.fd != nil && p.dev.fsid == obj.FS {
+		raw, err := sys.OpenByHandle(p.dev.mnt.fd.Int(), obj, unix.O_PATH|unix.O_NOFOLLOW)
 		if err == nil {
 			return true, fs.enterLinked(p, name, raw, out)
 		}
@@ -142,7 +142,7 @@ func (fs *FS) Moved(obj, dir notify.Object, name string) {
 			continue
 		}
 		for _, pid := range parents {
-			if p := fs.nodes.get(pid); p != nil && p.mnt == n.mnt {
+			if p := fs.nodes.get(pid); p != nil && p.dev.mnt == n.dev.mnt {
 				n.sawAt(pid, name)
 			}
 		}
@@ -208,8 +208,8 @@ func (fs *FS) openObject(obj notify.Object) (*sys.FD, error) {
 func (fs *FS) mountOf(fsid uint64) *mount {
 	fs.mounts.mu.RLock()
 	defer fs.mounts.mu.RUnlock()
-	if fs.root.dev.fsid == fsid && fs.root.mnt.acquire() {
-		return fs.root.mnt
+	if fs.root.dev.fsid == fsid && fs.root.dev.mnt.acquire() {
+		return fs.root.dev.mnt
 	}
 	for _, m := range fs.mounts.byID {
 		m.mu.Lock()

@@ -311,11 +311,12 @@ func TestHandleThatAppeared(t *testing.T) {
 	must(t, err)
 	var st unix.Stat_t
 	must(t, unix.Fstat(pin, &st))
-	if !fs.root.mnt.acquire() {
+	if !fs.root.dev.mnt.acquire() {
 		t.Fatal("the root's mount is gone")
 	}
-	numbered, _ := fs.nodes.insert(&node{mnt: fs.root.mnt, dev: fs.root.dev, typ: unix.S_IFREG,
-		obj: sys.InodeObject(fs.root.dev.fsid, st.Ino, st.Dev), pin: sys.NewFD(pin)})
+	fresh := newNode(fs.root.dev, unix.S_IFREG, notify.TypeInode, []byte(sys.InodeObject(fs.root.dev.fsid, st.Ino, st.Dev).Handle))
+	fresh.holdLocked().pin = sys.NewFD(pin)
+	numbered, _ := fs.nodes.insert(fresh)
 	if out := mustLookup(t, fs, rootID, "f"); out.NodeId != numbered.id {
 		t.Errorf("nodeid %d, was known as %d", out.NodeId, numbered.id)
 	}

@@ -9,7 +9,7 @@ func (fs *FS) expect(dir *node, name string, masks ...notify.Mask) (done func())
 	if fs.opts.Ledger == nil {
 		return nop
 	}
-	return fs.opts.Ledger.Expect(dir.obj, name, masks...)
+	return fs.opts.Ledger.Expect(dir.object(), name, masks...)
 }
 
 // expectOn announces events on n under the name that it was last seen under, and
@@ -26,14 +26,14 @@ func (fs *FS) expectOn(n *node, masks ...notify.Mask) (done func()) {
 	}
 	own := nop
 	if n.isDir() {
-		own = fs.opts.Ledger.Expect(n.obj, ".", masks...)
+		own = fs.opts.Ledger.Expect(n.object(), ".", masks...)
 	}
 	parent, name := n.hint()
 	p := fs.nodes.get(parent)
 	if p == nil || name == "" {
 		return own
 	}
-	at := fs.opts.Ledger.Expect(p.obj, name, masks...)
+	at := fs.opts.Ledger.Expect(p.object(), name, masks...)
 	if !n.isDir() {
 		return at
 	}

@@ -37,10 +37,10 @@ type lockOwner struct {
 func (n *node) lockState(create bool) *lockState {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.locks == nil && create && !n.gone {
-		n.locks = &lockState{owners: map[uint64]*lockOwner{}, changed: make(chan struct{})}
+	if n.heldLocked().locks == nil && create && !n.gone {
+		n.holdLocked().locks = &lockState{owners: map[uint64]*lockOwner{}, changed: make(chan struct{})}
 	}
-	return n.locks
+	return n.heldLocked().locks
 }
 
 func (ls *lockState) wakeLocked() {

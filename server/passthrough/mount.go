@@ -26,6 +26,7 @@ type mount struct {
 
 // device is one st_dev on a mount; btrfs has one for each subvolume.
 type device struct {
+	mnt  *mount
 	dev  uint64
 	fsid uint64
 	// index is 0 on the root's device.
@@ -196,7 +197,7 @@ func (fs *FS) device(m *mount, dev uint64, fd int) (*device, error) {
 			return d, nil
 		}
 	}
-	d := &device{dev: dev, fsid: fsid, index: index}
+	d := &device{mnt: m, dev: dev, fsid: fsid, index: index}
 	m.devices = append(m.devices, d)
 	return d, nil
 }

@@ -35,11 +35,26 @@ func (fs *FS) WithFD(nodeid uint64, use func(fd int) error) error {
 	return use(fd.Int())
 }
 
+// Nodes returns how many nodes there are.
+func (fs *FS) Nodes() int { return fs.nodes.len() }
+
+// Crowded returns a channel that is signalled while there are more than bound nodes and another comes. It is called before
+// the first request.
+func (fs *FS) Crowded(bound int) <-chan struct{} {
+	fs.nodes.bound, fs.nodes.crowded = bound, make(chan struct{}, 1)
+	return fs.nodes.crowded
+}
+
+// Oldest appends to dst up to count nodeids above after, those that have been known for longest first.
+func (fs *FS) Oldest(dst []uint64, after uint64, count int) []uint64 {
+	return fs.nodes.oldest(dst, after, count)
+}
+
 // MountID tells nodes of one file system apart that are seen through several
 // mounts: equal numbers are the same mount.
 func (fs *FS) MountID(nodeid uint64) uint64 {
 	if n := fs.nodes.get(nodeid); n != nil {
-		return n.mnt.id
+		return n.dev.mnt.id
 	}
 	return 0
 }
@@ -50,11 +65,5 @@ func (fs *FS) Ref(nodeid uint64) bool {
 	if nodeid == rootID {
 		return true
 	}
-	fs.nodes.mu.RLock()
-	defer fs.nodes.mu.RUnlock()
-	n := fs.nodes.byID[nodeid]
-	if n != nil {
-		n.lookups.Add(1)
-	}
-	return n != nil
+	return fs.nodes.ref(nodeid)
 }

@@ -30,7 +30,7 @@ func (fs *FS) file(id, fh uint64, write bool) (*openFile, error) {
 	if f := fs.ios.get(n, write); f != nil {
 		return f, nil
 	}
-	if n.typ != unix.S_IFREG {
+	if n.typ() != unix.S_IFREG {
 		return nil, unix.ENXIO
 	}
 	flags := uint32(unix.O_RDONLY)
@@ -81,7 +81,7 @@ type ioUse struct {
 func (c *ioCache) get(n *node, write bool) *openFile {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for f := n.files; f != nil; f = f.next {
+	for f := n.heldLocked().files; f != nil; f = f.next {
 		mode := f.flags & unix.O_ACCMODE
 		if mode == unix.O_RDWR || write == (mode == unix.O_WRONLY) {
 			if f.fd.Acquire() {
@@ -104,8 +104,8 @@ func (c *ioCache) put(f *openFile) {
 		c.close(f)
 		return
 	}
-	f.next = f.n.files
-	f.n.files = f
+	h := f.n.holdLocked()
+	f.next, h.files = h.files, f
 	f.n.mu.Unlock()
 	f.io.slot, f.io.in = len(c.all), true
 	c.all = append(c.all, f)
@@ -177,7 +177,7 @@ func (c *ioCache) tick() {
 // drop closes n's files, because n is forgotten.
 func (c *ioCache) drop(n *node) {
 	n.mu.Lock()
-	none := n.files == nil
+	none := n.heldLocked().files == nil
 	n.mu.Unlock()
 	if none {
 		return
@@ -185,7 +185,7 @@ func (c *ioCache) drop(n *node) {
 	c.mu.Lock()
 	var out []*openFile
 	n.mu.Lock()
-	for f := n.files; f != nil; f = f.next {
+	for f := n.heldLocked().files; f != nil; f = f.next {
 		if f.io.in {
 			out = append(out, f)
 		}

@@ -12,7 +12,7 @@ func (fs *FS) ref(n *node) (*sys.FD, error) {
 	if fd := n.held(); fd != nil {
 		return fd, nil
 	}
-	if n.mnt.fd == nil {
+	if n.dev.mnt.fd == nil {
 		return nil, unix.ESTALE // forgotten meanwhile
 	}
 	raw, err := fs.openHandle(n, unix.O_PATH|unix.O_NOFOLLOW)
@@ -34,14 +34,15 @@ func (fs *FS) ref(n *node) (*sys.FD, error) {
 func (n *node) held() *sys.FD {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	h := n.heldLocked()
 	switch {
-	case n.pin != nil && n.pin.Acquire():
-		return n.pin
-	case n.cached != nil && n.cached.Acquire():
-		n.used = true
-		return n.cached
+	case h.pin != nil && h.pin.Acquire():
+		return h.pin
+	case h.cached != nil && h.cached.Acquire():
+		h.used = true
+		return h.cached
 	}
-	for f := n.files; f != nil; f = f.next {
+	for f := h.files; f != nil; f = f.next {
 		if f.fd.Acquire() {
 			return f.fd
 		}
@@ -53,17 +54,17 @@ func (n *node) held() *sys.FD {
 func (n *node) pinned() *sys.FD {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.pin != nil && n.pin.Acquire() {
-		return n.pin
+	if pin := n.heldLocked().pin; pin != nil && pin.Acquire() {
+		return pin
 	}
 	return nil
 }
 
 func (fs *FS) openHandle(n *node, flags int) (int, error) {
-	raw, err := sys.OpenByHandle(n.mnt.fd.Int(), n.obj, flags)
+	raw, err := sys.OpenByHandle(n.dev.mnt.fd.Int(), n.object(), flags)
 	if err == unix.EMFILE || err == unix.ENFILE {
 		fs.ring.shrink()
-		raw, err = sys.OpenByHandle(n.mnt.fd.Int(), n.obj, flags)
+		raw, err = sys.OpenByHandle(n.dev.mnt.fd.Int(), n.object(), flags)
 	}
 	return raw, err
 }
@@ -72,7 +73,7 @@ func (fs *FS) openHandle(n *node, flags int) (int, error) {
 // was last seen under still leads to it: so that who watches the directory hears of what is
 // done through the descriptor.
 func (fs *FS) refNamed(n *node) (*sys.FD, error) {
-	if n.isDir() || n.mnt.fd == nil {
+	if n.isDir() || n.dev.mnt.fd == nil {
 		return fs.ref(n)
 	}
 	if fd := n.pinned(); fd != nil {
@@ -113,8 +114,8 @@ func (fs *FS) refHint(n *node) *sys.FD {
 func (n *node) isAt(fd int) bool {
 	var h sys.Handle
 	kind, id, err := sys.HandleOf(fd, &h)
-	return err == nil && kind != sys.HandleNone && id == n.mnt.id &&
-		h.Type == n.obj.Type && string(h.Bytes()) == n.obj.Handle
+	return err == nil && kind != sys.HandleNone && id == n.dev.mnt.id &&
+		h.Type == n.htype && string(h.Bytes()) == n.object().Handle
 }
 
 // known returns the node of what fd refers to, if the guest knows it. The lookup
@@ -122,18 +123,18 @@ func (n *node) isAt(fd int) bool {
 func (fs *FS) known(p *node, fd int) *node {
 	var h sys.Handle
 	kind, id, err := sys.HandleOf(fd, &h)
-	if err != nil || kind == sys.HandleNone || id != p.mnt.id {
+	if err != nil || kind == sys.HandleNone || id != p.dev.mnt.id {
 		return nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil
 	}
-	dev, err := fs.device(p.mnt, st.Dev, fd)
+	dev, err := fs.device(p.dev.mnt, st.Dev, fd)
 	if err != nil {
 		return nil
 	}
-	n := fs.find(kind, &h, p.mnt, dev, &st)
+	n := fs.find(kind, &h, p.dev.mnt, dev, &st)
 	if n != nil {
 		fs.Forget(n.id, 1)
 	}
@@ -155,7 +156,7 @@ func (fs *FS) pinVictim(p *node, dir int, name string) (victim *node, undo func(
 		return nil, nop
 	}
 	n := fs.known(p, raw)
-	if n == nil || n.mnt.fd == nil {
+	if n == nil || n.dev.mnt.fd == nil {
 		unix.Close(raw)
 		return n, nop
 	}
@@ -169,7 +170,7 @@ func (fs *FS) pinVictim(p *node, dir int, name string) (victim *node, undo func(
 
 // settlePin drops the pin of an object that still has a name.
 func (fs *FS) settlePin(n *node) {
-	if n == nil || n.mnt.fd == nil {
+	if n == nil || n.dev.mnt.fd == nil {
 		return
 	}
 	fd := n.pinned()

@@ -35,7 +35,7 @@ func (fs *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, attr string, dest []
 func (n *node) openFD() *sys.FD {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for f := n.files; f != nil; f = f.next {
+	for f := n.heldLocked().files; f != nil; f = f.next {
 		if f.fd.Acquire() {
 			return f.fd
 		}
