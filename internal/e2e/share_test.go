@@ -252,6 +252,61 @@ func TestShareServerRestarts(t *testing.T) {
 	}
 }
 
+// TestShareLookedAtMeanwhile: what the guest looks at while there is no server has been seen, and still has to be told.
+func TestShareLookedAtMeanwhile(t *testing.T) {
+	for _, kind := range shareKinds {
+		t.Run(kind, func(t *testing.T) {
+			s := newShare(t, kind)
+			for _, name := range []string{"kept", "old", "replaced", "by"} {
+				write(t, s.host+"/"+name, "before")
+			}
+			d := s.mount()
+			d.troubled = true // the loss of the server is no secret
+			d.said("caught up", 1)
+			e := listen(t, s.mnt, notify.DefaultMask, "sub")
+			for _, name := range []string{"kept", "old", "replaced", "by"} {
+				read(t, s.mnt+"/"+name)
+			}
+			var st unix.Stat_t
+			check(t, unix.Stat(s.host+"/kept", &st))
+			eventually(t, "the files to be old", func() bool { return time.Since(time.Unix(st.Ctim.Unix())) > 100*time.Millisecond })
+			write(t, s.host+"/last", "before")
+			d.sync()
+			s.server.kill()
+			d.said("no connection to the server", 1)
+			write(t, s.host+"/new", "while nobody told")
+			check(t, os.Mkdir(s.host+"/newdir", 0o755))
+			check(t, os.Rename(s.host+"/old", s.host+"/renamed"))
+			check(t, os.Rename(s.host+"/by", s.host+"/replaced"))
+			write(t, s.host+"/brief", "comes and goes")
+			eventually(t, "the guest to see it without a server", func() bool {
+				for _, name := range []string{"new", "newdir", "renamed", "replaced", "brief"} {
+					if _, err := os.Stat(s.mnt + "/" + name); err != nil {
+						return false
+					}
+				}
+				_, old := os.Stat(s.mnt + "/old")
+				_, by := os.Stat(s.mnt + "/by")
+				return errors.Is(old, os.ErrNotExist) && errors.Is(by, os.ErrNotExist)
+			})
+			check(t, os.Remove(s.host+"/brief"))
+			s.serve()
+			d.said("caught up", 2)
+			d.sync()
+			e.wait(".", "CREATE new")
+			e.wait(".", "CREATE,ISDIR newdir")
+			e.wait(".", "MOVED_FROM old (1)")
+			e.wait(".", "MOVED_TO renamed (1)")
+			fenced(t, s.host, e)
+			for _, wrong := range []string{"MODIFY kept", "CREATE kept", "DELETE kept", "DELETE last"} {
+				if e.has(".", wrong) {
+					t.Errorf("%s: it did not change", wrong)
+				}
+			}
+		})
+	}
+}
+
 // cutter is a link to the server that a test can cut.
 type cutter struct {
 	to    string

@@ -20,6 +20,20 @@ type dentry struct {
 	// listed says that the name was there when the directory was listed, or came
 	// by an event since; only kept where the source can lose events.
 	listed, listedDir bool
+	// ahead says that a guest process looked the name up before any event told of it, and that nothing had been
+	// there; only kept where the source can lose events.
+	ahead bool
+}
+
+// toldLocked is what the name stands for as far as the guest's watchers have heard, nil if they know of nothing.
+func (d *dentry) toldLocked() *vnode {
+	switch {
+	case d.shadow != nil:
+		return d.shadow
+	case d.ahead:
+		return nil
+	}
+	return d.node
 }
 
 func (d *dentry) empty() bool { return d.node == nil && d.shadow == nil && !d.listed }
@@ -46,7 +60,7 @@ func (p *vnode) setLocked(name string, d dentry) {
 	} else {
 		old = m.odd[name].node
 	}
-	plain := d.node != nil && d.shadow == nil && !d.listed
+	plain := d.node != nil && d.shadow == nil && !d.listed && !d.ahead
 	if old == d.node {
 		plain = plain && d.node.firstIs(p, name)
 	} else {

@@ -77,7 +77,7 @@ func (s *snapshots) list(id uint64) {
 	for name, isDir := range names {
 		if !ended[name] {
 			d := n.atLocked(name)
-			d.listed, d.listedDir = true, isDir
+			d.listed, d.listedDir, d.ahead = true, isDir, false
 			n.setLocked(name, d)
 		}
 	}

@@ -170,7 +170,10 @@ func (v *view) toldLocked(parent uint64, name string, out *fuse.EntryOut, early,
 func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 	d := p.atLocked(name)
 	if v.onDir != nil {
-		d.listed, d.listedDir = true, n.isDir()
+		d.ahead = early && !v.deaf && (d.ahead || d.node == nil && d.shadow == nil && !d.listed)
+		if !d.ahead {
+			d.listed, d.listedDir = true, n.isDir()
+		}
 	}
 	if v.listing == p.id {
 		delete(v.ended, name)
@@ -181,7 +184,7 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 		}
 		return
 	}
-	if early && d.node != nil && d.shadow == nil && !v.deaf {
+	if early && d.node != nil && d.shadow == nil && !d.ahead && !v.deaf {
 		d.shadow = d.node
 	}
 	if !early {
@@ -192,7 +195,11 @@ func (v *view) linkLocked(p *vnode, name string, n *vnode, early bool) {
 		// A directory has one dentry: the kernel moves it to where it is found.
 		for e := range n.edgesLocked() {
 			o := e.parent.atLocked(e.name)
-			o.node, o.shadow = nil, n
+			if o.node = nil; o.ahead {
+				o.ahead = false
+			} else {
+				o.shadow = n
+			}
 			e.parent.setLocked(e.name, o)
 		}
 	}
@@ -212,7 +219,9 @@ func (v *view) unlinkLocked(p *vnode, name string, early bool) *vnode {
 	n := d.node
 	switch {
 	case !early:
-		d.listed, d.shadow = false, nil
+		d.listed, d.ahead, d.shadow = false, false, nil
+	case d.ahead:
+		// Nobody has heard of it.
 	case d.shadow == nil && !v.deaf:
 		d.shadow = n
 	}

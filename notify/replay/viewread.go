@@ -67,8 +67,8 @@ func (v *view) names(id uint64) map[string]seenName {
 	out := make(map[string]seenName)
 	if n := v.nodes.Get(id); n != nil {
 		for name, d := range n.childrenLocked() {
-			if d.node != nil || d.listed {
-				out[name] = seenName{d.node, d.node == nil && d.listedDir || d.node != nil && d.node.isDir()}
+			if told := d.toldLocked(); told != nil || d.listed {
+				out[name] = seenName{told, told == nil && d.listedDir || told != nil && told.isDir()}
 			}
 		}
 	}
