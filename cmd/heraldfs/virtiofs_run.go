@@ -120,7 +120,7 @@ func (f *virtiofsFlags) confinement() (sandbox.Mode, string, error) {
 }
 
 // listen makes the socket, or takes the one that we were started with.
-func (f *virtiofsFlags) listen() (*net.UnixListener, error) {
+func (f *virtiofsFlags) listen() (virtiofs.Listener, error) {
 	if f.fd >= 0 {
 		unix.CloseOnExec(f.fd)
 		return asListener(os.NewFile(uintptr(f.fd), "--fd"))
@@ -130,8 +130,11 @@ func (f *virtiofsFlags) listen() (*net.UnixListener, error) {
 		return nil, err
 	}
 	l, err := virtiofs.ListenUnix(socket)
-	if err != nil || f.socketGroup == "" {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	if f.socketGroup == "" {
+		return l, nil
 	}
 	if err := giveToGroup(socket, f.socketGroup); err != nil {
 		l.Close()
@@ -238,7 +241,7 @@ func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child
 }
 
 // serve confines this process and serves until it is told to end. m is for metrics, nil for none, and so is agent.
-func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Listener, agent *agentChannel, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
+func (f *virtiofsFlags) serve(ctx context.Context, l virtiofs.Listener, m net.Listener, agent *agentChannel, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	report := &virtiofsReport{started: time.Now(), src: box.Dir, socket: l.Addr().String()}
