@@ -18,6 +18,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/loglimit"
 	"github.com/heraldfs/heraldfs/internal/sandbox"
 	"github.com/heraldfs/heraldfs/server/agents"
 	"github.com/heraldfs/heraldfs/server/passthrough"
@@ -54,6 +55,8 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 		return err
 	}
 	defer closeLog()
+	// A guest shall not fill the host's disk with what it makes us say.
+	logger = slog.New(loglimit.New(logger.Handler(), loglimit.Options{}))
 	opts, err := f.options(logger)
 	if err != nil {
 		return err
@@ -87,14 +90,18 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 	}
 	if mode != sandbox.None {
 		err = f.supervise(mode, why, l, m, systemd, logger)
-		if mode != sandbox.Namespace || f.sandbox != "" || !errors.Is(err, sandbox.ErrStart) {
+		if mode != sandbox.Namespace || !errors.Is(err, sandbox.ErrStart) {
 			return err
 		}
-		// As in a container that forbids them.
-		if mode, _, err = sandbox.Resolve(sandbox.Landlock); err == nil {
-			return f.supervise(mode, "namespaces are forbidden", l, m, systemd, logger)
+		if f.sandbox != "" {
+			return fmt.Errorf("--sandbox=namespace: %w: give --sandbox=chroot or --sandbox=landlock, or leave it out", err)
 		}
+		// As in a container that forbids them, or on an initramfs.
 		why = err.Error()
+		if mode, _, err = sandbox.Resolve(sandbox.Landlock); err == nil {
+			return f.supervise(mode, why, l, m, systemd, logger)
+		}
+		why += "; " + err.Error()
 	}
 	if f.sandbox == "" {
 		logger.Warn("the process is not confined", "why", why)
@@ -237,7 +244,12 @@ func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child
 			ul.SetUnlinkOnClose(false)
 		}
 	}
-	return f.serve(ctx, l, m, agent, box, opts, child.Ready, func() error { return nil })
+	err = f.serve(ctx, l, m, agent, box, opts, child.Ready, func() error { return nil })
+	if errors.Is(err, sandbox.ErrEnter) && child.Mode == sandbox.Namespace {
+		// The parent decides what this means, and says so.
+		return errors.Join(child.Fail(err), &exitError{code: 1})
+	}
+	return err
 }
 
 // serve confines this process and serves until it is told to end. m is for metrics, nil for none, and so is agent.
@@ -262,7 +274,7 @@ func (f *virtiofsFlags) serve(ctx context.Context, l virtiofs.Listener, m net.Li
 	// Here what is outside of DIR, or on the network, is opened.
 	dir, err := sandbox.Enter(box)
 	if err != nil {
-		return fmt.Errorf("--sandbox: %w", err)
+		return err
 	}
 	opts.Landlocked = box.Mode != sandbox.None
 	newFS := func(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {
