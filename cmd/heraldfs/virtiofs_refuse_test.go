@@ -79,3 +79,36 @@ func TestVirtiofsNoPivot(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestVirtiofsTakenOver: sockets that another process has put in the place of ours stay when we end.
+func TestVirtiofsTakenOver(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	program := buildStatic(t)
+	for _, mode := range []string{"namespace", "none"} {
+		t.Run(mode, func(t *testing.T) {
+			first, second := prepareVFS(t, program), prepareVFS(t, program)
+			second.socket = first.socket
+			agent := filepath.Join(first.run, "a")
+			for _, v := range []*vfs{first, second} {
+				for _, path := range []string{first.socket, agent} {
+					if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+						t.Fatal(err)
+					}
+				}
+				v.start("--sandbox", mode, "--agent-listen", "unix://"+agent, v.dir)
+				v.told("READY=1")
+			}
+			for i, v := range []*vfs{first, second} {
+				v.cmd.Process.Signal(unix.SIGTERM)
+				if code := v.end(); code != 0 {
+					t.Errorf("exit %d\n%s", code, &v.log)
+				}
+				for _, path := range []string{first.socket, agent} {
+					if _, err := os.Lstat(path); (err == nil) != (i == 0) {
+						t.Errorf("%s after the end of %d: %v", path, i, err)
+					}
+				}
+			}
+		})
+	}
+}
