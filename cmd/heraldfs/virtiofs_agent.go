@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/spf13/pflag"
 
@@ -26,13 +27,32 @@ type agentFlags struct {
 	mask     string
 	watcher  string
 	security securityFlags
+	// only are the flags that say nothing without listen.
+	only *pflag.FlagSet
 }
 
-func (f *agentFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.listen, "agent-listen", "", "`URL` where the agent in the guest is heard: the socket of a virtio-serial port\n(unix:///PATH, to which the monitor connects), vsock://:PORT?cid=N or tcp://HOST:PORT.\nHost changes are then heard in the guest, and the guest caches for an hour")
+func (f *agentFlags) register(all *pflag.FlagSet) {
+	fs := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+	f.only = fs
+	all.StringVar(&f.listen, "agent-listen", "", "`URL` where the agent in the guest is heard: the socket of a virtio-serial port\n(unix:///PATH, to which the monitor connects), vsock://:PORT?cid=N or tcp://HOST:PORT.\nHost changes are then heard in the guest, and the guest caches for an hour")
 	fs.StringVarP(&f.mask, "mask", "e", "default", "with --agent-listen: events that are delivered, as of heraldfs mount")
 	fs.StringVar(&f.watcher, "watcher", watcher.Auto, "with --agent-listen: how changes of DIR are heard of: auto, fanotify or inotify")
 	f.security.register(fs)
+	all.AddFlagSet(fs)
+}
+
+// idle refuses flags that would do nothing.
+func (f *agentFlags) idle() error {
+	var given []string
+	f.only.VisitAll(func(flag *pflag.Flag) {
+		if flag.Changed {
+			given = append(given, "--"+flag.Name)
+		}
+	})
+	if len(given) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: only with --agent-listen URL, which is missing: give it, or leave them out", strings.Join(given, ", "))
 }
 
 // agentChannel is where agents come from, opened while that can still be done.
@@ -47,7 +67,7 @@ type agentChannel struct {
 func (f *virtiofsFlags) checkAgent() error {
 	a := &f.agent
 	if a.listen == "" {
-		return nil
+		return a.idle()
 	}
 	if f.cache != "auto" {
 		return fmt.Errorf("--cache %s: with --agent-listen the agent decides; leave it out", f.cache)

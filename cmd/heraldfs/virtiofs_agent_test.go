@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/internal/testenv"
+	"github.com/heraldfs/heraldfs/protocol"
 	"github.com/heraldfs/heraldfs/protocol/transport/transporttest"
 )
 
@@ -86,4 +88,35 @@ func freeAddress(t *testing.T) string {
 	}
 	defer ln.Close()
 	return ln.Addr().String()
+}
+
+// TestAgentLog: what an agent can repeat does not fill the log.
+func TestAgentLog(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	v := prepareVFS(t, buildStatic(t))
+	path := filepath.Join(v.run, "a")
+	v.start("--agent-listen", "unix://"+path, v.dir)
+	v.told("READY=1")
+	const refused = 200
+	for range refused {
+		nc, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// An answer without a question.
+		if err := protocol.NewEncoder(nc).Encode(&protocol.Results{ID: 1, Done: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, nc); err != nil && !errors.Is(err, unix.ECONNRESET) {
+			t.Fatal(err)
+		}
+		nc.Close()
+	}
+	v.cmd.Process.Signal(unix.SIGTERM)
+	if code := v.end(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if n := strings.Count(v.log.String(), "an agent was refused"); n == 0 || n > 20 {
+		t.Errorf("%d lines of %d refusals:\n%s", n, refused, &v.log)
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/heraldfs/heraldfs/internal/loglimit"
 	"github.com/heraldfs/heraldfs/internal/sandbox"
 	"github.com/heraldfs/heraldfs/server/agents"
 	"github.com/heraldfs/heraldfs/server/passthrough"
@@ -54,6 +55,8 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 		return err
 	}
 	defer closeLog()
+	// A guest shall not fill the host's disk with what it makes us say.
+	logger = slog.New(loglimit.New(logger.Handler(), loglimit.Options{}))
 	opts, err := f.options(logger)
 	if err != nil {
 		return err
@@ -87,14 +90,18 @@ func (f *virtiofsFlags) run(ctx context.Context, dir string) error {
 	}
 	if mode != sandbox.None {
 		err = f.supervise(mode, why, l, m, systemd, logger)
-		if mode != sandbox.Namespace || f.sandbox != "" || !errors.Is(err, sandbox.ErrStart) {
+		if mode != sandbox.Namespace || !errors.Is(err, sandbox.ErrStart) {
 			return err
 		}
-		// As in a container that forbids them.
-		if mode, _, err = sandbox.Resolve(sandbox.Landlock); err == nil {
-			return f.supervise(mode, "namespaces are forbidden", l, m, systemd, logger)
+		if f.sandbox != "" {
+			return fmt.Errorf("--sandbox=namespace: %w: give --sandbox=chroot or --sandbox=landlock, or leave it out", err)
 		}
+		// As in a container that forbids them, or on an initramfs.
 		why = err.Error()
+		if mode, _, err = sandbox.Resolve(sandbox.Landlock); err == nil {
+			return f.supervise(mode, why, l, m, systemd, logger)
+		}
+		why += "; " + err.Error()
 	}
 	if f.sandbox == "" {
 		logger.Warn("the process is not confined", "why", why)
@@ -120,7 +127,7 @@ func (f *virtiofsFlags) confinement() (sandbox.Mode, string, error) {
 }
 
 // listen makes the socket, or takes the one that we were started with.
-func (f *virtiofsFlags) listen() (*net.UnixListener, error) {
+func (f *virtiofsFlags) listen() (virtiofs.Listener, error) {
 	if f.fd >= 0 {
 		unix.CloseOnExec(f.fd)
 		return asListener(os.NewFile(uintptr(f.fd), "--fd"))
@@ -130,8 +137,11 @@ func (f *virtiofsFlags) listen() (*net.UnixListener, error) {
 		return nil, err
 	}
 	l, err := virtiofs.ListenUnix(socket)
-	if err != nil || f.socketGroup == "" {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	if f.socketGroup == "" {
+		return l, nil
 	}
 	if err := giveToGroup(socket, f.socketGroup); err != nil {
 		l.Close()
@@ -234,11 +244,16 @@ func (f *virtiofsFlags) serveInherited(ctx context.Context, child *sandbox.Child
 			ul.SetUnlinkOnClose(false)
 		}
 	}
-	return f.serve(ctx, l, m, agent, box, opts, child.Ready, func() error { return nil })
+	err = f.serve(ctx, l, m, agent, box, opts, child.Ready, func() error { return nil })
+	if errors.Is(err, sandbox.ErrEnter) && child.Mode == sandbox.Namespace {
+		// The parent decides what this means, and says so.
+		return errors.Join(child.Fail(err), &exitError{code: 1})
+	}
+	return err
 }
 
 // serve confines this process and serves until it is told to end. m is for metrics, nil for none, and so is agent.
-func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Listener, agent *agentChannel, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
+func (f *virtiofsFlags) serve(ctx context.Context, l virtiofs.Listener, m net.Listener, agent *agentChannel, box sandbox.Options, opts passthrough.Options, ready, stopping func() error) error {
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	defer stop()
 	report := &virtiofsReport{started: time.Now(), src: box.Dir, socket: l.Addr().String()}
@@ -259,7 +274,7 @@ func (f *virtiofsFlags) serve(ctx context.Context, l *net.UnixListener, m net.Li
 	// Here what is outside of DIR, or on the network, is opened.
 	dir, err := sandbox.Enter(box)
 	if err != nil {
-		return fmt.Errorf("--sandbox: %w", err)
+		return err
 	}
 	opts.Landlocked = box.Mode != sandbox.None
 	newFS := func(g virtiofs.Guest) (fuse.RawFileSystem, *fuse.MountOptions, error) {

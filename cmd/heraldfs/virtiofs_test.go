@@ -414,6 +414,11 @@ func TestVirtiofsRefuses(t *testing.T) {
 		{"at most 107 bytes", []string{"--socket", filepath.Join(dir, strings.Repeat("s", 108)), dir}},
 		{"no such file", []string{"--socket", socket, filepath.Join(dir, "none")}},
 		{"is not a socket", []string{"--socket", dir, dir}},
+		{"--mask: only with --agent-listen", []string{"--socket", socket, "--mask", "foo", dir}},
+		{"--mask: only with --agent-listen", []string{"--socket", socket, "-e", "all", dir}},
+		{"--watcher: only with --agent-listen", []string{"--socket", socket, "--watcher", "auto", dir}},
+		{"--tls-ca, --tls-cert, --tls-key: only with --agent-listen", []string{"--socket", socket, "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a", dir}},
+		{"--token-file: only with --agent-listen", []string{"--socket", socket, "--token-file", "t", dir}},
 	} {
 		var out, errs bytes.Buffer
 		code := run(append([]string{"heraldfs", "virtiofs"}, c.args...), &out, &errs)

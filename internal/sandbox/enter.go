@@ -14,10 +14,20 @@ import (
 	"github.com/heraldfs/heraldfs/internal/sys"
 )
 
+// ErrEnter says that Enter failed: the kernel, or the root that we have, does not allow the mode.
+var ErrEnter = errors.New("enter the sandbox")
+
 // Enter takes this process out of the host's file system, and in namespace mode off its
 // network, and returns the path that Dir has from now on. Files, sockets and programs outside of Dir can be used only by
-// descriptors that are open already.
+// descriptors that are open already. After an error (ErrEnter) the process is of no use any more.
 func Enter(o Options) (dir string, err error) {
+	if dir, err = enter(o); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrEnter, err)
+	}
+	return dir, nil
+}
+
+func enter(o Options) (dir string, err error) {
 	switch o.Mode {
 	case None, Landlock:
 		return o.Dir, nil
@@ -39,7 +49,7 @@ func Enter(o Options) (dir string, err error) {
 	}
 	// What the host mounts below Dir later comes to us; what we do does not go back.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return "", fmt.Errorf("mount namespace: %w", err)
+		return "", fmt.Errorf("mount namespace: make its mounts slaves: %w", err)
 	}
 	if o.Dir == "/" {
 		// All is shared: there is nothing to keep out.

@@ -28,7 +28,7 @@ const (
 // Supervise starts this program again, with the same arguments, in namespaces of its own if mode is Namespace, gives it files, and
 // waits for its end. ready is called when the child has called Ready. SIGINT, SIGTERM and SIGHUP are
 // passed on; stopping is called with the first. It returns the child's exit status; an error means
-// that it could not be started (ErrStart) or was killed.
+// that it could not be started, or called Fail (both ErrStart), or was killed.
 func Supervise(mode Mode, files []*os.File, ready, stopping func()) (status int, err error) {
 	ns, err := mountNamespace()
 	if err != nil {
@@ -66,20 +66,21 @@ func Supervise(mode Mode, files []*os.File, ready, stopping func()) (status int,
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", ErrStart, err)
 	}
-	told := make(chan bool, 1)
+	told := make(chan string, 1)
 	go func() {
-		b, _ := io.ReadAll(hear)
-		told <- len(b) > 0
+		b, _ := io.ReadAll(io.LimitReader(hear, maxReason))
+		told <- string(b)
 	}()
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
+	reason := ""
 	for stop := stopping; ; {
 		select {
-		case ok := <-told:
-			if ok {
+		case word := <-told:
+			if told = nil; word == isReady {
 				ready()
 			}
-			told = nil
+			reason = word
 		case s := <-signals:
 			if stop != nil {
 				stop()
@@ -88,13 +89,26 @@ func Supervise(mode Mode, files []*os.File, ready, stopping func()) (status int,
 			// It may have ended meanwhile.
 			_ = cmd.Process.Signal(s)
 		case err := <-ended:
+			if told != nil {
+				reason = <-told // its end of the pipe is closed
+			}
+			if reason != "" && reason != isReady {
+				return 0, fmt.Errorf("%w: %s", ErrStart, reason)
+			}
 			return exitStatus(err)
 		}
 	}
 }
 
-// ErrStart says that the child could not be started: the kernel, or the container that we are in, refuses the namespaces.
-var ErrStart = errors.New("the confined process cannot be started")
+// What a child says to its parent: isReady, or why it fails.
+const (
+	isReady   = "\x01"
+	maxReason = 4096
+)
+
+// ErrStart says that the child could not be started, or not confined: the kernel, or the container that we are in, refuses
+// the namespaces, or something that is done in them.
+var ErrStart = errors.New("cannot confine the process")
 
 func exitStatus(err error) (int, error) {
 	var exit *exec.ExitError
@@ -181,11 +195,16 @@ func Join() (*Child, error) {
 }
 
 // Ready tells the parent. It does nothing in a nil Child, and the second time.
-func (c *Child) Ready() error {
+func (c *Child) Ready() error { return c.say(isReady) }
+
+// Fail tells the parent, instead of Ready, why this process will end.
+func (c *Child) Fail(reason error) error { return c.say(reason.Error()) }
+
+func (c *Child) say(word string) error {
 	if c == nil || c.ready == nil {
 		return nil
 	}
-	_, err := c.ready.Write([]byte{1})
+	_, err := c.ready.WriteString(word)
 	err = errors.Join(err, c.ready.Close())
 	c.ready = nil
 	return err

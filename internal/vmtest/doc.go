@@ -14,6 +14,11 @@
 // one in a hundred does. Every wait is bounded, a guest that panics is noticed by its console, and the
 // machine is killed at the end of the test.
 //
+// # Accelerators
+//
+// Where /dev/kvm opens, the first guest of a process is preceded by a trial: if the kernel boots under KVM within four
+// seconds, guests use it, else TCG. The environment variable HERALDFS_ACCEL (kvm or tcg) names one and spares the trial.
+//
 // # Locks
 //
 // VM.mu guards the pending requests and the watches; nothing is called with it held.

@@ -93,11 +93,12 @@ func Start(t testing.TB, o Options) *VM {
 	if err != nil {
 		t.Fatal(err)
 	}
+	name := accel.choose(t, assets)
 	for try := 1; ; try++ {
 		begin := time.Now()
-		vm, err := boot(t, o, assets)
+		vm, err := boot(t, o, assets, name, bootTimeout)
 		if err == nil {
-			t.Logf("guest booted in %v", time.Since(begin).Round(10*time.Millisecond))
+			t.Logf("guest booted by %s in %v", name, time.Since(begin).Round(10*time.Millisecond))
 			t.Cleanup(vm.kill)
 			return vm
 		}
@@ -108,7 +109,7 @@ func Start(t testing.TB, o Options) *VM {
 	}
 }
 
-func boot(t testing.TB, o Options, a Assets) (*VM, error) {
+func boot(t testing.TB, o Options, a Assets, accel string, limit time.Duration) (*VM, error) {
 	// Socket paths are short; the test's own directory may not be.
 	dir, err := os.MkdirTemp("", "vm-")
 	if err != nil {
@@ -116,7 +117,7 @@ func boot(t testing.TB, o Options, a Assets) (*VM, error) {
 	}
 	vm := &VM{t: t, dir: dir, exited: make(chan struct{}), hello: make(chan string, 4),
 		pending: make(map[uint64]chan wire.Message), watches: make(map[uint64]chan wire.Event)}
-	if err := vm.start(o, a); err != nil {
+	if err := vm.start(o, a, accel, limit); err != nil {
 		console, log := vm.console(), vm.log()
 		vm.kill()
 		return nil, fmt.Errorf("%w\nQEMU: %s\nconsole: %s", err, log, console)
@@ -124,7 +125,7 @@ func boot(t testing.TB, o Options, a Assets) (*VM, error) {
 	return vm, nil
 }
 
-func (vm *VM) start(o Options, a Assets) error {
+func (vm *VM) start(o Options, a Assets, accel string, limit time.Duration) error {
 	initrd := filepath.Join(vm.dir, "initrd")
 	if err := writeInitramfs(initrd, a.Busybox, a.Guestd, o.Inittab, o.Files); err != nil {
 		close(vm.exited)
@@ -138,7 +139,7 @@ func (vm *VM) start(o Options, a Assets) error {
 			return err
 		}
 		defer l.Close()
-		l.SetDeadline(time.Now().Add(bootTimeout))
+		l.SetDeadline(time.Now().Add(limit))
 		listeners = append(listeners, l)
 	}
 	out, err := os.Create(filepath.Join(vm.dir, "qemu.log"))
@@ -147,7 +148,7 @@ func (vm *VM) start(o Options, a Assets) error {
 		return err
 	}
 	defer out.Close()
-	vm.cmd = exec.Command("qemu-system-x86_64", vm.args(o, a.Kernel, initrd)...)
+	vm.cmd = exec.Command("qemu-system-x86_64", vm.args(o, accel, a.Kernel, initrd)...)
 	vm.cmd.Stdout, vm.cmd.Stderr = out, out
 	if err := vm.cmd.Start(); err != nil {
 		close(vm.exited)
@@ -173,17 +174,17 @@ func (vm *VM) start(o Options, a Assets) error {
 	}
 	vm.reading.Add(1)
 	go vm.read()
-	return vm.waitHello(bootTimeout)
+	return vm.waitHello(limit)
 }
 
-func (vm *VM) args(o Options, kernel, initrd string) []string {
+func (vm *VM) args(o Options, accel, kernel, initrd string) []string {
 	mem := o.MemoryMB
 	if mem == 0 {
 		mem = 512
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-accel", "tcg", "-cpu", "max", "-M", "q35", "-smp", "1", "-m", fmt.Sprint(mem, "M"),
+		"-M", "q35", "-smp", "1", "-m", fmt.Sprint(mem, "M"),
 		"-object", fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", mem), "-numa", "node,memdev=mem",
 		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=0",
 		"-serial", "file:" + filepath.Join(vm.dir, "console"),
@@ -191,6 +192,7 @@ func (vm *VM) args(o Options, kernel, initrd string) []string {
 		"-chardev", "socket,id=port,path=" + filepath.Join(vm.dir, "port"),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + wire.PortName,
 	}
+	args = append(args, accelArgs(accel)...)
 	for i, name := range slices.Sorted(maps.Keys(o.Ports)) {
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=port%d,path=%s,reconnect=1", i, o.Ports[name]),
 			"-device", fmt.Sprintf("virtserialport,chardev=port%d,name=%s", i, name))

@@ -27,10 +27,7 @@ type Agents interface {
 	Wait(ctx context.Context) (Agent, error)
 }
 
-// ghostLimit bounds what a guest that forgets nothing can make the view remember.
-const ghostLimit = 1 << 18
-
-// errGhosts says that this is reached.
+// errGhosts says that Config.GhostLimit is reached.
 var errGhosts = errors.New("the guest keeps too many nodes that stand for nothing")
 
 // withAgents replays with one agent after the other. While there is none answers are cached for a
@@ -142,7 +139,7 @@ func (r *Replayer) with(a Agent) error {
 		if err := r.batch(&t, nil); err != nil {
 			return err
 		}
-		if r.view.ghosts() > ghostLimit {
+		if r.view.ghosts() > r.cfg.GhostLimit {
 			return errGhosts
 		}
 		clear(t.events)

@@ -247,16 +247,6 @@ func (f *FS) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out 
 	return st
 }
 
-// Tmpfile implements fuse.RawFileSystem.
-func (f *FS) Tmpfile(cancel <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	st := f.RawFileSystem.Tmpfile(cancel, in, out)
-	if st.Ok() {
-		f.view.told(0, "", &out.EntryOut, false, false)
-		f.view.opened(out.NodeId)
-	}
-	return st
-}
-
 // Unlink implements fuse.RawFileSystem.
 func (f *FS) Unlink(cancel <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
 	if s := f.mine(h); s != nil {
@@ -324,14 +314,6 @@ func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Rea
 		f.view.opened(in.NodeId)
 	}
 	return f.RawFileSystem.Read(cancel, in, buf)
-}
-
-// Writev implements fuse.RawFileSystem.
-func (f *FS) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
-	if f.noOpen {
-		f.view.opened(in.NodeId)
-	}
-	return f.RawFileSystem.Writev(cancel, in, data)
 }
 
 // Release implements fuse.RawFileSystem. The replayer's handles are known by their number:

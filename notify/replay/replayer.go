@@ -43,6 +43,9 @@ type Config struct {
 	// QueueLimit bounds the events that wait; zero means 262144. When it is
 	// reached the kernel's queue takes the rest.
 	QueueLimit int
+	// GhostLimit bounds the nodes that stand for nothing and that a guest with Agents does not forget; zero means 262144.
+	// Past it the agent is left.
+	GhostLimit int
 	// PairWait is how long an ATTRIB without a name waits for the link or unlink
 	// that caused it; zero means two milliseconds.
 	PairWait time.Duration
@@ -104,6 +107,9 @@ func New(cfg Config) (*Replayer, error) {
 	}
 	if cfg.QueueLimit == 0 {
 		cfg.QueueLimit = 1 << 18
+	}
+	if cfg.GhostLimit == 0 {
+		cfg.GhostLimit = 1 << 18
 	}
 	if cfg.PairWait == 0 {
 		cfg.PairWait = 2 * time.Millisecond

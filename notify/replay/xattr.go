@@ -73,19 +73,3 @@ func (f *FS) ListXAttr(cancel <-chan struct{}, h *fuse.InHeader, dest []byte) (u
 	}
 	return f.RawFileSystem.ListXAttr(cancel, h, dest)
 }
-
-// SetXAttr implements fuse.RawFileSystem.
-func (f *FS) SetXAttr(cancel <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
-	if ours(in.NodeId) {
-		return fuse.Status(syscall.ESTALE)
-	}
-	return f.RawFileSystem.SetXAttr(cancel, in, attr, data)
-}
-
-// RemoveXAttr implements fuse.RawFileSystem.
-func (f *FS) RemoveXAttr(cancel <-chan struct{}, h *fuse.InHeader, attr string) fuse.Status {
-	if ours(h.NodeId) {
-		return fuse.Status(syscall.ENODATA)
-	}
-	return f.RawFileSystem.RemoveXAttr(cancel, h, attr)
-}

@@ -3,9 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"slices"
@@ -90,33 +88,6 @@ func (u *URL) listen(ctx context.Context) (net.Listener, error) {
 	}
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "tcp", u.Host)
-}
-
-// listenUnix replaces a socket that nobody listens on any more.
-func listenUnix(ctx context.Context, path string) (net.Listener, error) {
-	if st, err := os.Lstat(path); err == nil {
-		if st.Mode()&fs.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s is there and is no socket: %w", path, fs.ErrExist)
-		}
-		d := net.Dialer{Timeout: time.Second}
-		if c, err := d.DialContext(ctx, "unix", path); err == nil {
-			_ = c.Close()
-			return nil, fmt.Errorf("another server listens there: %w", fs.ErrExist)
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	// Until here the umask decides; whoever is quicker than us is stopped by Check.
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	return ln, nil
 }
 
 // Check refuses a peer that may not connect to what listens at u: on a unix socket another

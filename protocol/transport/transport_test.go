@@ -145,13 +145,31 @@ func TestUnix(t *testing.T) {
 		t.Errorf("a second server: %v", err)
 	}
 	// A dead server's socket is replaced, a file is not.
-	ln.(*net.UnixListener).SetUnlinkOnClose(false)
-	ln.Close()
+	ln.(*UnixListener).UnixListener.Close()
 	ln, err = u.Listen(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Another server's socket in the place of ours stays when we end.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := u.Listen(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ln.Close()
+	if c, err := net.Dial("unix", path); err != nil {
+		t.Errorf("the other server's socket: %v", err)
+	} else {
+		c.Close()
+	}
+	if err := errors.Join(other.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Close: %v", err)
+	}
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

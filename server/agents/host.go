@@ -13,32 +13,34 @@
 //
 // # Trust
 //
+// Whoever connects is a stranger until it has passed TLS, if there is any, and the token, has said hello and named
+// its thread; only then does it replace the agent on another channel. Strangers are few at a time, and on TCP
+// and vsock have little time.
+//
 // The agent is in a guest that is not trusted. It is believed nothing but its answers to our
 // calls, which at worst make its own guest's view wrong. Each answer has a deadline, after which
 // the channel is closed; frames are capped, and one message is on the way at a time.
 //
 // # Locks
 //
-//	Host.mu (newest agent)
+//	Host.mu (newest agent, channels)
 //	  nothing is called with it held
 package agents
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
 
 	"github.com/heraldfs/heraldfs/notify/replay"
-	"github.com/heraldfs/heraldfs/protocol"
 )
 
 // Options configures New. Exactly one of Listen and Dial is required.
 type Options struct {
-	// Listen makes the listener on which channels come. A new channel replaces the one before.
+	// Listen makes the listener on which channels come. An agent on a new channel replaces the one before; a
+	// channel on which there is no agent yet replaces nothing.
 	Listen func(ctx context.Context) (net.Listener, error)
 	// Check, if not nil, refuses a channel that Listen's listener accepted.
 	Check func(net.Conn) error
@@ -68,6 +70,8 @@ type Host struct {
 	mu     sync.Mutex
 	newest *agent
 	fresh  chan struct{} // closed and replaced when newest changes
+	// channels are those that are open, the oldest first.
+	channels []*channel
 }
 
 var _ replay.Agents = (*Host)(nil)
@@ -111,13 +115,27 @@ func (h *Host) Wait(ctx context.Context) (replay.Agent, error) {
 	}
 }
 
-// install makes a the newest agent; nil says that there is none.
-func (h *Host) install(a, old *agent) {
+// install makes a the newest agent, and ends the channel of the one before if that is another.
+func (h *Host) install(a *agent) {
+	h.mu.Lock()
+	old := h.newest
+	h.setNewestLocked(a)
+	h.mu.Unlock()
+	if old != nil && old.ch != a.ch {
+		_ = old.ch.Close()
+	}
+}
+
+// remove says that a is gone.
+func (h *Host) remove(a *agent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if a == nil && h.newest != old {
-		return
+	if h.newest == a {
+		h.setNewestLocked(nil)
 	}
+}
+
+func (h *Host) setNewestLocked(a *agent) {
 	h.newest = a
 	close(h.fresh)
 	h.fresh = make(chan struct{})
@@ -132,48 +150,12 @@ func (h *Host) Run(ctx context.Context) error {
 	return nil
 }
 
-func (h *Host) accept(ctx context.Context) error {
-	ln, err := h.opts.Listen(ctx)
-	if err != nil {
-		return err
-	}
-	defer context.AfterFunc(ctx, func() { ln.Close() })()
-	var serving sync.WaitGroup
-	defer serving.Wait()
-	var old net.Conn
-	for {
-		nc, err := ln.Accept()
-		if ctx.Err() != nil {
-			if err == nil {
-				nc.Close()
-			}
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("accept an agent's channel: %w", err)
-		}
-		if h.opts.Check != nil {
-			if err := h.opts.Check(nc); err != nil {
-				h.log.Warn("a channel was refused", "err", err)
-				nc.Close()
-				continue
-			}
-		}
-		if old != nil {
-			old.Close()
-			serving.Wait()
-		}
-		old = nc
-		serving.Go(func() { h.channel(ctx, nc) })
-	}
-}
-
 func (h *Host) dial(ctx context.Context) {
 	backoff := h.opts.MinBackoff
 	for ctx.Err() == nil {
 		nc, err := h.opts.Dial(ctx)
 		if err == nil {
-			if h.channel(ctx, nc) {
+			if h.serve(ctx, h.open(nc, false)) {
 				backoff = h.opts.MinBackoff
 			}
 		} else {
@@ -186,66 +168,3 @@ func (h *Host) dial(ctx context.Context) {
 		backoff = min(2*backoff, h.opts.MaxBackoff)
 	}
 }
-
-// channel serves the agents that come over nc, and reports whether there was one.
-func (h *Host) channel(ctx context.Context, nc net.Conn) (any bool) {
-	defer nc.Close()
-	defer context.AfterFunc(ctx, func() { nc.Close() })()
-	link := protocol.NewAgentHost(nc, protocol.Options{
-		Agent: h.opts.Name, Token: h.opts.Token, WriteTimeout: h.opts.CallTimeout, IdleTimeout: 3 * h.opts.PingInterval,
-	})
-	// Whoever is there already does not know that we are new.
-	if err := link.Write(&protocol.Hail{}); err != nil {
-		return false
-	}
-	var cur *agent
-	gone := func(reason error) {
-		if cur != nil {
-			h.install(nil, cur)
-			cur.end(reason)
-			cur = nil
-		}
-	}
-	for {
-		m, err := link.Read()
-		if err != nil {
-			gone(err)
-			if ctx.Err() == nil {
-				h.log.Debug("an agent's channel has ended", "err", err)
-			}
-			return any
-		}
-		switch m := m.(type) {
-		case *protocol.Hello:
-			gone(errReplaced)
-			if err := link.Accept(ctx, m); err != nil {
-				h.log.Warn("an agent was refused", "err", err)
-				return any
-			}
-		case *protocol.Attach:
-			gone(errReplaced)
-			if m.Tid == 0 {
-				h.log.Warn("an agent has no thread")
-				return any
-			}
-			cur = newAgent(h, link, nc, m.Tid)
-			any = true
-			h.install(cur, nil)
-		case *protocol.Results:
-			if cur == nil || !cur.deliver(m) {
-				err := fmt.Errorf("results that nobody asked for: %w", protocol.ErrProtocol)
-				gone(err)
-				h.log.Warn("an agent was refused", "err", err)
-				return any
-			}
-		case *protocol.Pong:
-		default:
-			err := fmt.Errorf("message of type %d from an agent: %w", m.Type(), protocol.ErrProtocol)
-			gone(err)
-			h.log.Warn("an agent was refused", "err", err)
-			return any
-		}
-	}
-}
-
-var errReplaced = errors.New("another agent has come")

@@ -32,6 +32,13 @@ func newBed(t *testing.T, o Options) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.run(o, ln)
+	return b
+}
+
+// run runs a Host on ln until the test ends.
+func (b *bed) run(o Options, ln net.Listener) {
+	t := b.t
 	o.Listen = func(context.Context) (net.Listener, error) { return ln, nil }
 	b.host = New(o)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -43,7 +50,6 @@ func newBed(t *testing.T, o Options) *bed {
 			t.Error(err)
 		}
 	})
-	return b
 }
 
 // agent connects, as far as Attach.
@@ -54,6 +60,12 @@ func (b *bed) agent(token []byte) (*protocol.AgentLink, net.Conn) {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { nc.Close() })
+	return b.attach(nc, token), nc
+}
+
+// attach opens an agent on nc.
+func (b *bed) attach(nc net.Conn, token []byte) *protocol.AgentLink {
+	b.t.Helper()
 	link, err := protocol.OpenAgent(context.Background(), nc, protocol.Options{Agent: "test", Token: token})
 	if err != nil {
 		b.t.Fatal(err)
@@ -61,7 +73,7 @@ func (b *bed) agent(token []byte) (*protocol.AgentLink, net.Conn) {
 	if err := link.Write(&protocol.Attach{Tid: 7}); err != nil {
 		b.t.Fatal(err)
 	}
-	return link, nc
+	return link
 }
 
 func (b *bed) wait() replay.Agent {
@@ -151,7 +163,14 @@ func TestHostile(t *testing.T) {
 		"nonsense": func(_ *protocol.AgentLink, nc net.Conn, _ *protocol.Calls) {
 			io.WriteString(nc, "GET / HTTP/1.1\r\n\r\n")
 		},
-		"big frame":  func(_ *protocol.AgentLink, nc net.Conn, _ *protocol.Calls) { nc.Write([]byte{0, 0x0f, 0xff, 0xff}) },
+		"big frame": func(_ *protocol.AgentLink, nc net.Conn, _ *protocol.Calls) { nc.Write([]byte{0, 0x0f, 0xff, 0xff}) },
+		"attach without a thread": func(l *protocol.AgentLink, _ net.Conn, _ *protocol.Calls) {
+			l.Write(&protocol.Attach{})
+		},
+		"twice": func(l *protocol.AgentLink, _ net.Conn, c *protocol.Calls) {
+			l.Write(&protocol.Results{ID: c.ID + 7, Done: 1})
+			l.Write(&protocol.Results{ID: c.ID, Done: 1})
+		},
 		"a command":  func(l *protocol.AgentLink, _ net.Conn, _ *protocol.Calls) { l.Write(&protocol.Calls{ID: 1}) },
 		"hello anew": func(l *protocol.AgentLink, _ net.Conn, _ *protocol.Calls) { l.Write(&protocol.Hello{Version: 1}) },
 	} {

@@ -38,7 +38,9 @@ type ShareOptions struct {
 	// WithAgent is how long the guest may cache while an agent replays, WithoutAgent while
 	// none does; 0 are the constants of these names.
 	WithAgent, WithoutAgent time.Duration
-	Logger                  *slog.Logger
+	// GhostLimit is replay.Config's.
+	GhostLimit int
+	Logger     *slog.Logger
 }
 
 // Share shows a directory to the guest of one virtual machine, and makes its watchers hear what happens
@@ -99,7 +101,7 @@ func (s *Share) NewFS(o passthrough.Options) (fuse.RawFileSystem, *fuse.MountOpt
 	late.Observer = front
 	cfg := replay.Config{
 		FS: front, Tree: fs, Source: s.hub.turn(), Agents: s.opts.Agents, AbsentCache: s.opts.WithoutAgent,
-		Mask: s.opts.Mask, Bounded: s.opts.Bounded, Logger: s.opts.Logger,
+		Mask: s.opts.Mask, Bounded: s.opts.Bounded, GhostLimit: s.opts.GhostLimit, Logger: s.opts.Logger,
 	}
 	cfg.Files, _ = s.opts.Marker.(notify.FileMarker)
 	r, err := replay.New(cfg)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,23 @@ func TestListen(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after Close: %v", err)
 	}
+	// Another server's socket in the place of ours stays when we end.
+	s, err = Listen(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Listen(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the other's socket: %v", err)
+	}
+	other.Close()
 	// What a dead process left.
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -278,5 +296,44 @@ func TestInflight(t *testing.T) {
 	}
 	if base := q.stop(); base != 4 {
 		t.Errorf("base %d", base)
+	}
+}
+
+// starving is a listener of a process that is out of descriptors at times.
+type starving struct {
+	Listener
+	n int
+}
+
+func (l *starving) AcceptUnix() (*net.UnixConn, error) {
+	if l.n++; l.n%3 != 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", unix.EMFILE)}
+	}
+	return l.Listener.AcceptUnix()
+}
+
+// TestStarving: without descriptors for a while, the server serves afterwards.
+func TestStarving(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(&starving{Listener: l}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(t.Context(), loopback(t.TempDir())) }()
+	for range 2 {
+		f := dial(t, path)
+		if got := f.ask(reqGetFeatures, nil); len(got) != 8 {
+			t.Errorf("features % x", got)
+		}
+		f.conn.Close()
+	}
+	s.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/protocol/transport"
 	"github.com/heraldfs/heraldfs/server/opcount"
 )
 
@@ -61,10 +62,16 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// Listener is what a Server needs of a unix socket's: *net.UnixListener is one, and what ListenUnix makes.
+type Listener interface {
+	net.Listener
+	AcceptUnix() (*net.UnixConn, error)
+}
+
 // Server listens for the VMM of one virtual machine at a time.
 type Server struct {
 	opts     Options
-	listener *net.UnixListener
+	listener Listener
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -87,7 +94,7 @@ func Listen(socket string, o Options) (*Server, error) {
 }
 
 // New makes a Server of a socket that listens already, and becomes the Server's.
-func New(l *net.UnixListener, o Options) (*Server, error) {
+func New(l Listener, o Options) (*Server, error) {
 	probe := uint16(1)
 	if *(*byte)(unsafe.Pointer(&probe)) != 1 {
 		return nil, fmt.Errorf("virtqueues on a big-endian host: %w", notify.ErrNotSupported)
@@ -112,8 +119,9 @@ func New(l *net.UnixListener, o Options) (*Server, error) {
 	return s, nil
 }
 
-// ListenUnix makes a socket as Listen does. Closing the listener removes it.
-func ListenUnix(socket string) (*net.UnixListener, error) {
+// ListenUnix makes a socket as Listen does. Closing the listener removes it, but not what somebody else has put in its
+// place.
+func ListenUnix(socket string) (*transport.UnixListener, error) {
 	if len(socket) > maxPath {
 		return nil, fmt.Errorf("listen %s: a socket's path has at most %d bytes, this one %d: %w", socket, maxPath, len(socket), unix.ENAMETOOLONG)
 	}
@@ -131,7 +139,11 @@ func ListenUnix(socket string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", socket, err)
 	}
-	return l.(*net.UnixListener), nil
+	own, err := transport.OwnUnix(l.(*net.UnixListener), socket)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen: %w", err), l.Close())
+	}
+	return own, nil
 }
 
 // removeStale removes a socket that nobody listens on.
@@ -173,7 +185,7 @@ func (s *Server) Serve(ctx context.Context, newFS NewFS) error {
 	defer context.AfterFunc(s.ctx, cancel)()
 	defer context.AfterFunc(ctx, func() { s.listener.Close() })()
 	for {
-		c, err := s.listener.AcceptUnix()
+		c, err := transport.Accept(ctx, s.listener.AcceptUnix, s.opts.Logger)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			if err == nil {
 				c.Close()

@@ -36,7 +36,7 @@ func TestGuest(t *testing.T) {
 	}{
 		{"binary", testBinary}, {"events", testEvents}, {"contents", testContents}, {"names", testNames}, {"mapped", testMapped},
 		{"deep", testDeep}, {"ends", testEnds}, {"echo", testEcho}, {"inotifywait", testInotifywait}, {"restart", testAgentRestart}, {"absent", testAbsent},
-		{"vsock", testVsock},
+		{"vsock", testVsock}, {"initramfs", testInitramfs},
 		{"remount", testRemount}, {"backend", testBackendRestart}, {"reboot", testReboot},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package agenttest
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/heraldfs/heraldfs/internal/vmtest"
@@ -35,4 +36,17 @@ func TestBusyboxInit(t *testing.T) {
 	b.attached()
 	b.do("rmdir d")
 	b.expect("by the next", b.fence(w), "CREATE,ISDIR d", "DELETE,ISDIR d")
+}
+
+// testInitramfs: the root is the initramfs here, which cannot be left. `heraldfs virtiofs` says so and confines itself otherwise.
+func testInitramfs(b *bed) {
+	got := b.vm.Run(`mkdir -p /tmp/share
+heraldfs virtiofs --socket /tmp/s /tmp/share > /tmp/v.log 2>&1 & p=$!
+until grep -q 'waiting for' /tmp/v.log || ! kill -0 $p; do usleep 20000; done
+kill $p; wait $p; cat /tmp/v.log; ls /tmp/s 2>&1 || true`)
+	for _, want := range []string{`msg="no namespaces" why=`, "pivot_root: invalid argument", "sandbox=landlock", "/tmp/s: No such file"} {
+		if !strings.Contains(got, want) {
+			b.t.Errorf("no %s in\n%s", want, got)
+		}
+	}
 }
