@@ -272,8 +272,9 @@ func TestUnprivileged(t *testing.T) {
 func TestNoOpen(t *testing.T) {
 	dirs := place(t, "src", "mnt")
 	src, mnt := dirs[0], dirs[1]
-	serve(t, src, mnt, "--no-open", "--watcher=fanotify")
+	d := serve(t, src, mnt, "--no-open", "--watcher=fanotify")
 	write(t, src+"/f", "one")
+	d.sync() // the guest is not to hear of this CLOSE_WRITE instead of the next one
 	native, guest := listen(t, src, notify.DefaultMask), listen(t, mnt, notify.DefaultMask)
 	read := func() string {
 		t.Helper()
