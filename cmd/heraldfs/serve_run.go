@@ -95,7 +95,7 @@ func (s *serving) hup(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c:
-			daemon.SdNotify(false, daemon.SdNotifyReloading+"\nMONOTONIC_USEC="+daemon.SdNotifyMonotonicUsec())
+			daemon.SdNotify(false, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 			if err := s.sec.Reload(); err != nil {
 				s.log.Error("certificates stay as they were", "err", err)
 			} else {

@@ -187,7 +187,8 @@ func TestServeUnprivileged(t *testing.T) {
 	w.wait(t, `"type":"rename","path":"dub","old_path":"sub"`)
 }
 
-// TestServeActivation: the sockets of systemd are taken, and it is told when all is ready.
+// TestServeActivation: the sockets of systemd are taken and left where they are, and it is told when all is ready,
+// when certificates are read again and when it ends.
 func TestServeActivation(t *testing.T) {
 	dir, src := t.TempDir(), t.TempDir()
 	ln, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -219,13 +220,30 @@ func TestServeActivation(t *testing.T) {
 	if err := notify.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	buf := make([]byte, 256)
-	n, _, err := notify.ReadFrom(buf)
-	if err != nil || string(buf[:n]) != "READY=1" {
-		t.Fatalf("told %q, %v\n%s", buf[:n], err, server.out.String())
+	told := func(want string) {
+		t.Helper()
+		buf := make([]byte, 256)
+		n, _, err := notify.ReadFrom(buf)
+		if err != nil || !regexp.MustCompile("^(?:"+want+")$").Match(buf[:n]) {
+			t.Fatalf("told %q, %v, want %s\n%s", buf[:n], err, want, server.out.String())
+		}
 	}
+	told("READY=1")
 	w := launch(t, heraldfs("watch", "--format=json", fmt.Sprintf("unix://%s/s", dir)))
 	w.wait(t, `"type":"ready"`)
 	put(t, filepath.Join(src, "file"), nil)
 	w.wait(t, `"path":"file"`)
+	if err := server.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	told(`RELOADING=1\nMONOTONIC_USEC=\d+\n`)
+	told("READY=1")
+	if err := server.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	told("STOPPING=1")
+	// The socket is systemd's, for the next server.
+	if _, err := os.Stat(filepath.Join(dir, "s")); err != nil {
+		t.Error(err)
+	}
 }
