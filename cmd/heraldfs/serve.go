@@ -196,7 +196,23 @@ func (f *serveFlags) journalDir(r *servedRoot, roots []*servedRoot) (string, err
 	return filepath.Join(dir, "root-"+r.name), nil
 }
 
+// checkNumbers refuses bounds that would hold nothing.
+func (f *serveFlags) checkNumbers() error {
+	for _, n := range []struct {
+		flag  string
+		value int
+	}{{"journal-events", f.journalEvents}, {"journal-size", f.journalMiB}, {"max-subscribers", f.maxSubscribers}} {
+		if n.value < 1 {
+			return fmt.Errorf("--%s %d: give at least 1", n.flag, n.value)
+		}
+	}
+	return nil
+}
+
 func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
+	if err := f.checkNumbers(); err != nil {
+		return err
+	}
 	roots, err := f.parseRoots(args)
 	if err != nil {
 		return err

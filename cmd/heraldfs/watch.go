@@ -196,6 +196,9 @@ func (f *watchFlags) run(ctx context.Context, paths []string, stdout, stderr io.
 		}
 		return f.runURL(ctx, u, filter, mask, stdout, stderr)
 	}
+	if err := f.remote.unused(); err != nil {
+		return err
+	}
 	roots := make([]record.Root, len(paths))
 	for i, path := range paths {
 		st, err := os.Stat(path)

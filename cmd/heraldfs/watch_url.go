@@ -33,6 +33,8 @@ records of that: connected (stream, seq: the last change before what follows), d
 retry_ms) and gap (first, last, path: the directory to compare with the disk, reason). The other
 formats tell of a gap by a rescan, and of connections on standard error.`
 
+const compactDefault = "behind"
+
 // remoteFlags are the flags of `watch` that matter for a URL only.
 type remoteFlags struct {
 	since    string
@@ -42,7 +44,7 @@ type remoteFlags struct {
 
 func (f *remoteFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.since, "since", "", "URL: begin after the change with this number (`SEQ or STREAM:SEQ`), if the\nserver still has it; with the STREAM of a connected record it is sure to be meant")
-	fs.StringVar(&f.compact, "compact", "behind", "URL: fold changes of one name: never, behind (if we fall far behind) or always")
+	fs.StringVar(&f.compact, "compact", compactDefault, "URL: fold changes of one name: never, behind (if we fall far behind) or always")
 	f.security.register(fs)
 }
 
@@ -60,9 +62,25 @@ func (f *remoteFlags) url(args []string) (*transport.URL, error) {
 	return nil, nil
 }
 
+// unused refuses flags that would have no effect on paths.
+func (f *remoteFlags) unused() error {
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{
+		{"since", f.since != ""}, {"compact", f.compact != compactDefault}, {"tls-cert", f.security.cert != ""},
+		{"tls-key", f.security.key != ""}, {"tls-ca", f.security.ca != ""}, {"token-file", f.security.token != ""},
+	} {
+		if flag.set {
+			return fmt.Errorf("--%s goes with a URL", flag.name)
+		}
+	}
+	return nil
+}
+
 func (f *remoteFlags) compaction() (protocol.Compaction, error) {
 	switch f.compact {
-	case "behind":
+	case compactDefault:
 		return protocol.CompactBehind, nil
 	case "never":
 		return protocol.CompactNever, nil

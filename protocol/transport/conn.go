@@ -135,9 +135,6 @@ const dialTimeout = 10 * time.Second
 
 func (u *URL) dial(ctx context.Context) (net.Conn, error) {
 	if u.Network == "vsock" {
-		if u.CID == 0 {
-			return nil, fmt.Errorf("no CID to connect to: %w", ErrURL)
-		}
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		return vsock.DialContext(ctx, u.CID, u.Port, nil)

@@ -181,8 +181,26 @@ func (u *URL) Safe(sec *Security) error { return u.safe(sec, true) }
 // SafeToDial refuses to connect where we could be talking to anybody, as Dial will.
 func (u *URL) SafeToDial(sec *Security) error { return u.safe(sec, false) }
 
+// meant refuses what says nothing on this side of a connection: whoever wrote it expects more.
+func (u *URL) meant(listen bool) error {
+	switch {
+	case listen && u.CID != 0:
+		return fmt.Errorf("%s: %w: write vsock://:PORT to listen, and ?cid=N for the guests that may connect", u, ErrURL)
+	case listen && u.Root+u.Origin != "":
+		return fmt.Errorf("%s: %w: root and origin are for who connects", u, ErrURL)
+	case !listen && u.Network == "vsock" && u.CID == 0:
+		return fmt.Errorf("%s: %w: no CID to connect to; the host's is 2", u, ErrURL)
+	case !listen && len(u.CIDs) > 0:
+		return fmt.Errorf("%s: %w: cid is for who listens", u, ErrURL)
+	}
+	return nil
+}
+
 // safe refuses what anybody could use.
 func (u *URL) safe(s *Security, listen bool) error {
+	if err := u.meant(listen); err != nil {
+		return err
+	}
 	switch {
 	case s.hasTLS(), u.Network == "unix":
 		return nil
