@@ -417,6 +417,36 @@ func TestShareLinkIsCut(t *testing.T) {
 	}
 }
 
+// A server that says nothing any more, on a connection that stands, is given up for the time being: the guest asks
+// SOURCE again, and hears of everything once when the server goes on.
+func TestShareSilentServer(t *testing.T) {
+	s := newShare(t, "bind")
+	d := s.mount()
+	d.troubled = true
+	write(t, s.host+"/f", "before")
+	d.sync()
+	e := listen(t, s.mnt, notify.DefaultMask)
+	if got := read(t, s.mnt+"/f"); got != "before" {
+		t.Errorf("read %q", got)
+	}
+	stopped := time.Now()
+	check(t, s.server.cmd.Process.Signal(unix.SIGSTOP))
+	t.Cleanup(func() { _ = s.server.cmd.Process.Signal(unix.SIGCONT) }) // before its end
+	write(t, s.host+"/f", "while nobody told")
+	eventually(t, "the guest to see it", func() bool { return read(t, s.mnt+"/f") == "while nobody told" })
+	if took := time.Since(stopped); took > 15*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	d.said("no connection to the server", 1)
+	check(t, s.server.cmd.Process.Signal(unix.SIGCONT))
+	d.said("caught up", 2)
+	d.sync()
+	fenced(t, s.host, e)
+	if n := e.count(".", "CLOSE_WRITE f"); n != 1 {
+		t.Errorf("the write was told %d times", n)
+	}
+}
+
 // A server that cannot be had at the start is waited for, and one that refuses is not.
 func TestShareServerAtStart(t *testing.T) {
 	s := newShare(t, "bind")

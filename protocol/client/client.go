@@ -12,7 +12,7 @@
 // # Goroutines
 //
 // One reads, so that pings are answered while a Handler takes its time; it queues at most a
-// window of messages, which the server does not exceed. Handler and acks are Run's own.
+// window of messages, which the server does not exceed. One pings, if asked to. Handler and acks are Run's own.
 package client
 
 import (
@@ -23,6 +23,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/heraldfs/heraldfs/protocol"
@@ -49,6 +50,9 @@ type Options struct {
 	// doubles. 0 is 100 milliseconds and 10 seconds.
 	MinBackoff time.Duration
 	MaxBackoff time.Duration
+	// Ping is how often the server is asked for a sign of life; 0 is never. With Conn.IdleTimeout, which is to be
+	// longer, it bounds how long a connection that is dead without a word is believed in.
+	Ping time.Duration
 	// Barriers, if set, can be waited for. Conn.Caps must have protocol.CapBarrier.
 	Barriers *Barriers
 	// Logger is told of connections; nil is silent.
@@ -157,6 +161,8 @@ func permanent(err error) bool {
 
 // connection is one connection from dial to its end.
 func (r *runner) connection(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait() // after the connection was closed, which ends a write
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	nc, err := r.Dial(ctx)
@@ -178,6 +184,9 @@ func (r *runner) connection(ctx context.Context) error {
 	if err := c.Write(&sub); err != nil {
 		return explain(c, err)
 	}
+	if r.Ping > 0 {
+		wg.Go(func() { r.ping(ctx, c) })
+	}
 	queue := make(chan protocol.Message, sub.Window+1)
 	done := make(chan error, 1)
 	go func() {
@@ -193,6 +202,23 @@ func (r *runner) connection(ctx context.Context) error {
 		err = readErr
 	}
 	return err
+}
+
+// ping asks for signs of life until ctx or the connection ends. The answers need no more than to come. Barriers do
+// not use the id 0.
+func (r *runner) ping(ctx context.Context, c *protocol.Conn) {
+	every := time.NewTicker(r.Ping)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+			if c.Write(&protocol.Ping{}) != nil {
+				return // the reader says why
+			}
+		}
+	}
 }
 
 // explain prefers what the server had to say to the fact that it has closed.

@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -256,5 +258,40 @@ func TestCancel(t *testing.T) {
 	}}}
 	if err := Run(ctx, Options{Dial: s.dial}, &notes{}); err != nil {
 		t.Errorf("got %v, want none", err)
+	}
+}
+
+// TestSilentServer: a server that says nothing is left although its connection stands; one that answers pings is not.
+func TestSilentServer(t *testing.T) {
+	n := &notes{}
+	s := &script{t: t, parts: []func(*protocol.Conn){
+		func(c *protocol.Conn) {
+			_ = c.Write(subscribed(1, 1))
+			for range 40 { // longer than the client is patient
+				if _, err := c.Read(); err != nil {
+					t.Errorf("one that answers was left: %v", err)
+					return
+				}
+			}
+			_ = c.Write(events(1, 1))
+			for {
+				if m, err := c.Read(); err != nil || m.Type() == protocol.TypeAck {
+					return
+				}
+			}
+		},
+		func(c *protocol.Conn) {
+			_ = c.Write(subscribed(1, 2))
+			_, _ = io.Copy(io.Discard, c.NetConn())
+		},
+	}}
+	err := Run(t.Context(), Options{Dial: s.dial, MinBackoff: time.Microsecond, MaxBackoff: time.Microsecond,
+		Conn: protocol.Options{IdleTimeout: 300 * time.Millisecond}, Ping: 10 * time.Millisecond}, n)
+	if !errors.Is(err, errEnd) {
+		t.Errorf("got %v, want the end of the script", err)
+	}
+	check(t, "ranges", n.ranges, [][2]uint64{{1, 1}})
+	if len(n.failures) != 2 || !errors.Is(n.failures[1], os.ErrDeadlineExceeded) {
+		t.Errorf("failures %v, want a silence", n.failures)
 	}
 }

@@ -18,7 +18,8 @@ import (
 
 // Options for New. Dial is required.
 type Options struct {
-	// Dial, Conn, MinBackoff and MaxBackoff are as in client.Options; a zero MaxBackoff is two seconds.
+	// Dial, Conn, MinBackoff and MaxBackoff are as in client.Options; a zero MaxBackoff is two seconds. A zero
+	// Conn.IdleTimeout is ten: so long the guest may believe what it has cached over a link that is dead without a word.
 	Dial                   func(ctx context.Context) (net.Conn, error)
 	Conn                   protocol.Options
 	MinBackoff, MaxBackoff time.Duration
@@ -81,6 +82,9 @@ func New(o Options) *Share {
 	}
 	if o.MaxBackoff <= 0 {
 		o.MaxBackoff = 2 * time.Second
+	}
+	if o.Conn.IdleTimeout <= 0 {
+		o.Conn.IdleTimeout = 10 * time.Second
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -146,7 +150,7 @@ func (s *Share) Run(ctx context.Context, emit func([]notify.Event)) error {
 	conn := s.opts.Conn
 	conn.Caps = []string{protocol.CapState, protocol.CapBarrier}
 	o := client.Options{
-		Dial: s.opts.Dial, Conn: conn, MinBackoff: s.opts.MinBackoff, MaxBackoff: s.opts.MaxBackoff, Barriers: &s.barriers, Logger: s.log,
+		Dial: s.opts.Dial, Conn: conn, MinBackoff: s.opts.MinBackoff, MaxBackoff: s.opts.MaxBackoff, Ping: conn.IdleTimeout / 3, Barriers: &s.barriers, Logger: s.log,
 		Subscribe: protocol.Subscribe{Root: s.opts.Root, Mask: s.opts.Mask, Compact: protocol.CompactNever, Window: 256},
 	}
 	for {
