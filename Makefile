@@ -82,14 +82,15 @@ install: build agent man
 	./$(BIN) completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs
 	install -d $(DESTDIR)$(PREFIX)/lib/heraldfs $(DESTDIR)$(PREFIX)/share/doc/heraldfs
 	ln -sf ../../bin/heraldfs $(DESTDIR)$(PREFIX)/lib/heraldfs/virtiofsd
-	for u in packaging/systemd/*.service; do \
+	for u in packaging/systemd/*.service packaging/systemd/*.socket; do \
 		sed 's,/usr/bin/heraldfs,$(PREFIX)/bin/heraldfs,' $$u > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$(basename $$u) || exit 1; done
 	install -m 644 packaging/systemd/*.conf $(DESTDIR)$(PREFIX)/share/doc/heraldfs/
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/heraldfs $(DESTDIR)$(PREFIX)/bin/heraldfs-agent $(DESTDIR)/sbin/mount.heraldfs \
 		$(DESTDIR)$(PREFIX)/share/man/man1/heraldfs*.1 \
-		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs $(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs*@.service
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/heraldfs $(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs*@.service \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/heraldfs*@.socket
 	rm -rf $(DESTDIR)$(PREFIX)/lib/heraldfs $(DESTDIR)$(PREFIX)/share/doc/heraldfs
 
 clean:

@@ -319,8 +319,8 @@ func TestUnits(t *testing.T) {
 	testenv.NeedTool(t, "systemd-analyze", "setpriv")
 	program, units := buildStatic(t), t.TempDir()
 	build(t, program+"-agent", "../heraldfs-agent") // as make install puts them side by side
-	sources, err := filepath.Glob("../../packaging/systemd/*.service")
-	if err != nil || len(sources) < 3 {
+	sources, err := filepath.Glob("../../packaging/systemd/*@.*")
+	if err != nil || len(sources) < 5 {
 		t.Fatalf("%v, %v", sources, err)
 	}
 	bounding := ""
