@@ -36,7 +36,7 @@ func TestAutoUnmount(t *testing.T) {
 	check(t, d.cmd.Process.Kill())
 	<-d.ended
 	write(t, mnt+"/above", "still there")
-	time.Sleep(100 * time.Millisecond) // nothing is to happen
+	eventually(t, "the keeper to end", func() bool { return len(processes()) == 0 })
 	if got := read(t, mnt+"/above"); got != "still there" {
 		t.Errorf("read %q", got)
 	}
