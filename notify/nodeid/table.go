@@ -4,9 +4,10 @@ package nodeid
 
 import "iter"
 
-const pageSize = 64
+// PageSize is how many nodeids in a row share a page: who deals ids out in pages wastes none.
+const PageSize = 64
 
-type page[T any] [pageSize]*T
+type page[T any] [PageSize]*T
 
 // Table finds values by nodeid. The zero Table is empty. Whoever shares one guards it.
 type Table[T any] struct {
@@ -18,8 +19,8 @@ type Table[T any] struct {
 
 // Get returns the value of id, or nil.
 func (t *Table[T]) Get(id uint64) *T {
-	if p := t.pages[id/pageSize]; p != nil {
-		return p[id%pageSize]
+	if p := t.pages[id/PageSize]; p != nil {
+		return p[id%PageSize]
 	}
 	return nil
 }
@@ -29,15 +30,15 @@ func (t *Table[T]) Len() int { return t.n }
 
 // Put sets the value of id, which is not nil.
 func (t *Table[T]) Put(id uint64, v *T) {
-	at := id / pageSize
+	at := id / PageSize
 	p := t.pages[at]
 	if p == nil {
 		p = t.open(at)
 	}
-	if p[id%pageSize] == nil {
+	if p[id%PageSize] == nil {
 		t.n++
 	}
-	p[id%pageSize] = v
+	p[id%PageSize] = v
 }
 
 func (t *Table[T]) open(at uint64) *page[T] {
@@ -56,12 +57,12 @@ func (t *Table[T]) open(at uint64) *page[T] {
 
 // Delete removes the value of id.
 func (t *Table[T]) Delete(id uint64) {
-	at := id / pageSize
+	at := id / PageSize
 	p := t.pages[at]
-	if p == nil || p[id%pageSize] == nil {
+	if p == nil || p[id%PageSize] == nil {
 		return
 	}
-	p[id%pageSize] = nil
+	p[id%PageSize] = nil
 	t.n--
 	if at != t.newest && *p == (page[T]{}) {
 		delete(t.pages, at)
@@ -73,7 +74,7 @@ func (t *Table[T]) All() iter.Seq2[uint64, *T] {
 	return func(yield func(uint64, *T) bool) {
 		for at, p := range t.pages {
 			for i, v := range p {
-				if v != nil && !yield(at*pageSize+uint64(i), v) {
+				if v != nil && !yield(at*PageSize+uint64(i), v) {
 					return
 				}
 			}
@@ -83,13 +84,13 @@ func (t *Table[T]) All() iter.Seq2[uint64, *T] {
 
 // Above appends to dst, in order, up to count of the ids that are above after and not above last.
 func (t *Table[T]) Above(dst []uint64, after, last uint64, count int) []uint64 {
-	for at := (after + 1) / pageSize; at <= last/pageSize && count > 0; at++ {
+	for at := (after + 1) / PageSize; at <= last/PageSize && count > 0; at++ {
 		p := t.pages[at]
 		if p == nil {
 			continue
 		}
 		for i, v := range p {
-			if id := at*pageSize + uint64(i); v != nil && id > after && id <= last && count > 0 {
+			if id := at*PageSize + uint64(i); v != nil && id > after && id <= last && count > 0 {
 				dst = append(dst, id)
 				count--
 			}

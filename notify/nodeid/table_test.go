@@ -13,7 +13,7 @@ func TestTable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var table Table[int]
 		model := map[uint64]*int{}
-		id := rapid.OneOf(rapid.Uint64Range(0, 3*pageSize), rapid.Uint64Range(1<<62-2, 1<<62+2))
+		id := rapid.OneOf(rapid.Uint64Range(0, 3*PageSize), rapid.Uint64Range(1<<62-2, 1<<62+2))
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				at := id.Draw(t, "id")
@@ -27,8 +27,8 @@ func TestTable(t *testing.T) {
 				delete(model, at)
 			},
 			"above": func(t *rapid.T) {
-				after, count := rapid.Uint64Range(0, 3*pageSize).Draw(t, "after"), rapid.IntRange(0, 10).Draw(t, "count")
-				last := after + rapid.Uint64Range(0, 2*pageSize).Draw(t, "reach")
+				after, count := rapid.Uint64Range(0, 3*PageSize).Draw(t, "after"), rapid.IntRange(0, 10).Draw(t, "count")
+				last := after + rapid.Uint64Range(0, 2*PageSize).Draw(t, "reach")
 				var want []uint64
 				for _, at := range slices.Sorted(maps.Keys(model)) {
 					if at > after && at <= last && len(want) < count {

@@ -37,9 +37,7 @@ func nodeAt(t *testing.T, fs *FS, path string) *node {
 	t.Helper()
 	var st unix.Stat_t
 	must(t, unix.Stat(path, &st))
-	fs.nodes.mu.RLock()
-	defer fs.nodes.mu.RUnlock()
-	for _, n := range fs.nodes.byID.All() {
+	for _, n := range fs.nodes.all() {
 		if _, name := n.hint(); name == filepath.Base(path) {
 			return n
 		}

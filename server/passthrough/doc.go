@@ -102,7 +102,7 @@
 //
 //	stream.mu            one reader of a directory stream
 //	  markMu[i]          Mark and Unmark of one object exclude each other
-//	    table.mu         nodes by id and by object
+//	    shard.mu         nodes by id and by object, in one of the table's shards
 //	  fdRing.mu          cached descriptors of directories
 //	  ioCache.mu         files opened for a guest that does not say so
 //	    node.mu          one node's hint, descriptors and open files

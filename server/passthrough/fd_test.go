@@ -83,11 +83,7 @@ func TestForgetReturnsDescriptors(t *testing.T) {
 			before := openFDs(t)
 			mnt, fs := mountPassthrough(t, src, Options{FileHandles: mode, NoOpendir: true})
 			dump(t, mnt)
-			known := func() int {
-				fs.nodes.mu.RLock()
-				defer fs.nodes.mu.RUnlock()
-				return fs.nodes.byID.Len()
-			}
+			known := fs.nodes.len
 			if n := known(); n != 401 {
 				t.Fatalf("%d nodes known, want 401", n)
 			}

@@ -21,9 +21,9 @@ const inlineHandle = 20
 type node struct {
 	id  uint64
 	dev *device
-	// next is a node of the same bucket. Guarded by table.mu.
+	// next is a node of the same bucket. Guarded by the lock of its shard.
 	next *node
-	// lookups is raised under table.mu for reading and lowered under it for writing.
+	// lookups is raised under that lock for reading and lowered under it for writing.
 	lookups atomic.Uint64
 
 	mu sync.Mutex

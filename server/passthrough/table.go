@@ -3,34 +3,68 @@ package passthrough
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 
 	"github.com/heraldfs/heraldfs/notify"
 	"github.com/heraldfs/heraldfs/notify/nodeid"
 )
 
-// table finds nodes.
+// shards is how many parts the table has. Each has its own lock, so that requests about different files
+// seldom wait for each other.
+const shards = 16
+
+// table finds nodes. An object's hash says in which shard it is, and so does its nodeid: the ids are dealt
+// to the shards in pages, so that each counts up in its own.
+//
+//	nodeid      0..63     64..127   ...  1024..1087
+//	shard       0         1         ...  0
 type table struct {
-	mu    sync.RWMutex
-	byID  nodeid.Table[node]
-	byObj buckets
-	last  uint64
+	seed   maphash.Seed
+	root   atomic.Pointer[node] // its id says nothing about its shard
+	shards [shards]shard
+	count  atomic.Int64
 	// numbered counts the nodes whose key is an inode number.
-	numbered int
+	numbered atomic.Int64
 	// crowded, if not nil, is signalled by each insert above bound.
 	bound   int
 	crowded chan struct{}
 }
 
+type shard struct {
+	mu    sync.RWMutex
+	byID  nodeid.Table[node]
+	byObj buckets
+	next  uint64   // the id of the next node
+	_     [64]byte // two locks in one cache line would be as one
+}
+
 func newTable() *table {
-	t := &table{last: rootID}
-	t.byObj.init()
+	t := &table{seed: maphash.MakeSeed()}
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.byObj.init(t.seed)
+		s.next = uint64(i) * nodeid.PageSize
+	}
+	t.shards[0].next = rootID + 1
 	return t
 }
 
+// ofObject returns the shard of obj. The low bits of the hash choose the bucket.
+func (t *table) ofObject(obj notify.Object) *shard {
+	return &t.shards[hashObject(t.seed, obj)>>48%shards]
+}
+
+// ofID returns the shard of a nodeid that is not the root's.
+func (t *table) ofID(id uint64) *shard { return &t.shards[id/nodeid.PageSize%shards] }
+
 func (t *table) get(id uint64) *node {
-	t.mu.RLock()
-	n := t.byID.Get(id)
-	t.mu.RUnlock()
+	if id == rootID {
+		return t.root.Load()
+	}
+	s := t.ofID(id)
+	s.mu.RLock()
+	n := s.byID.Get(id)
+	s.mu.RUnlock()
 	return n
 }
 
@@ -42,14 +76,10 @@ func (t *table) full(limit func() int) bool {
 	return t.len() >= limit()
 }
 
-func (t *table) len() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byID.Len()
-}
+func (t *table) len() int { return int(t.count.Load()) }
 
-func (t *table) findLocked(obj notify.Object, m *mount) *node {
-	n := *t.byObj.at(t.byObj.hash(obj))
+func (s *shard) find(obj notify.Object, m *mount) *node {
+	n := *s.byObj.at(s.byObj.hash(obj))
 	for n != nil && (n.dev.mnt != m || n.object() != obj) {
 		n = n.next
 	}
@@ -58,52 +88,62 @@ func (t *table) findLocked(obj notify.Object, m *mount) *node {
 
 // find returns the node of obj on m with its lookup count raised.
 func (t *table) find(obj notify.Object, m *mount) *node {
-	t.mu.RLock()
-	n := t.findLocked(obj, m)
+	s := t.ofObject(obj)
+	s.mu.RLock()
+	n := s.find(obj, m)
 	if n != nil {
 		n.lookups.Add(1)
 	}
-	t.mu.RUnlock()
+	s.mu.RUnlock()
 	return n
 }
 
 // ref raises the lookup count of the node, and reports whether there is one.
 func (t *table) ref(id uint64) bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	n := t.byID.Get(id)
+	if id == rootID {
+		n := t.root.Load()
+		if n != nil {
+			n.lookups.Add(1)
+		}
+		return n != nil
+	}
+	s := t.ofID(id)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n := s.byID.Get(id)
 	if n != nil {
 		n.lookups.Add(1)
 	}
 	return n != nil
 }
 
-func (t *table) hasNumbered() bool {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.numbered > 0
-}
+func (t *table) hasNumbered() bool { return t.numbered.Load() > 0 }
 
 // insert adds fresh and gives it an id, or returns the node that another request
 // inserted first. Either way the lookup count of the result is raised.
 func (t *table) insert(fresh *node) (n *node, inserted bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if n := t.findLocked(fresh.object(), fresh.dev.mnt); n != nil {
+	s := t.ofObject(fresh.object())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.find(fresh.object(), fresh.dev.mnt); n != nil {
 		n.lookups.Add(1)
 		return n, false
 	}
-	if fresh.id == 0 {
-		t.last++
-		fresh.id = t.last
-	}
 	fresh.lookups.Store(1)
-	t.byObj.put(fresh)
-	t.byID.Put(fresh.id, fresh)
-	if fresh.htype == notify.TypeInode {
-		t.numbered++
+	if fresh.id == rootID {
+		t.root.Store(fresh)
+	} else {
+		fresh.id = s.next
+		s.byID.Put(fresh.id, fresh)
+		if s.next++; s.next%nodeid.PageSize == 0 {
+			s.next += (shards - 1) * nodeid.PageSize
+		}
 	}
-	if t.crowded != nil && t.byID.Len() > t.bound {
+	s.byObj.put(fresh)
+	if fresh.htype == notify.TypeInode {
+		t.numbered.Add(1)
+	}
+	if t.count.Add(1) > int64(t.bound) && t.crowded != nil {
 		select {
 		case t.crowded <- struct{}{}:
 		default: // it is known already
@@ -114,10 +154,14 @@ func (t *table) insert(fresh *node) (n *node, inserted bool) {
 
 // forget lowers the lookup count by count and returns the node if that was the end of it.
 func (t *table) forget(id, count uint64) *node {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := t.byID.Get(id)
-	if n == nil || id == rootID {
+	if id == rootID {
+		return nil
+	}
+	s := t.ofID(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.byID.Get(id)
+	if n == nil {
 		return nil
 	}
 	if have := n.lookups.Load(); have > count {
@@ -125,138 +169,81 @@ func (t *table) forget(id, count uint64) *node {
 		return nil
 	}
 	n.lookups.Store(0)
-	t.byID.Delete(id)
-	t.byObj.remove(n)
+	s.byID.Delete(id)
+	s.byObj.remove(n)
 	if n.htype == notify.TypeInode {
-		t.numbered--
+		t.numbered.Add(-1)
 	}
+	t.count.Add(-1)
 	return n
 }
 
 // ids appends the nodeids of obj.
 func (t *table) ids(dst []uint64, obj notify.Object) []uint64 {
-	t.mu.RLock()
-	for n := *t.byObj.at(t.byObj.hash(obj)); n != nil; n = n.next {
+	s := t.ofObject(obj)
+	s.mu.RLock()
+	for n := *s.byObj.at(s.byObj.hash(obj)); n != nil; n = n.next {
 		if n.object() == obj {
 			dst = append(dst, n.id)
 		}
 	}
-	t.mu.RUnlock()
+	s.mu.RUnlock()
 	return dst
 }
 
-// oldest appends up to count ids above after, in order; the root is left out.
+// oldest appends up to count ids above after, in order; the root is left out. Objects fall to the shards evenly, so
+// a lower id is about an older one.
 func (t *table) oldest(dst []uint64, after uint64, count int) []uint64 {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byID.Above(dst, max(after, rootID), t.last, count)
+	next := uint64(0)
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.RLock()
+		next = max(next, s.next)
+		s.mu.RUnlock()
+	}
+	want := len(dst) + count
+	for after = max(after, rootID); after+1 < next && len(dst) < want; {
+		s, end := t.ofID(after+1), (after+1)/nodeid.PageSize*nodeid.PageSize+nodeid.PageSize-1
+		s.mu.RLock()
+		dst = s.byID.Above(dst, after, end, want-len(dst))
+		s.mu.RUnlock()
+		after = end
+	}
+	return dst
+}
+
+// all returns every node.
+func (t *table) all() []*node {
+	all := make([]*node, 0, t.len())
+	if root := t.root.Load(); root != nil {
+		all = append(all, root)
+	}
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.RLock()
+		for _, n := range s.byID.All() {
+			all = append(all, n)
+		}
+		s.mu.RUnlock()
+	}
+	return all
 }
 
 // drain empties the table and returns what was in it.
 func (t *table) drain() []*node {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := make([]*node, 0, t.byID.Len())
-	for _, n := range t.byID.All() {
+	all := t.all()
+	t.root.Store(nil)
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		s.byID.Clear()
+		s.byObj.init(t.seed)
+		s.mu.Unlock()
+	}
+	for _, n := range all {
 		n.next = nil
-		all = append(all, n)
 	}
-	t.byID.Clear()
-	t.byObj.init()
-	t.numbered = 0
+	t.count.Store(0)
+	t.numbered.Store(0)
 	return all
-}
-
-// A segment of buckets is a page.
-const segment = 512
-
-// buckets is a hash table of nodes by object, chained through node.next. It grows and shrinks by
-// one bucket at a time (linear hashing), so that no request waits until a large table is copied.
-type buckets struct {
-	seed     maphash.Seed
-	segments []*[segment]*node
-	// n buckets are in use; half is the power of two with half <= n < 2*half.
-	n, half uint64
-	count   uint64
-}
-
-// Chains are between these long on average.
-const (
-	longChain  = 2
-	shortChain = 0.5
-)
-
-func (b *buckets) init() {
-	*b = buckets{seed: maphash.MakeSeed(), segments: []*[segment]*node{new([segment]*node)}, n: 1, half: 1}
-}
-
-func (b *buckets) hash(obj notify.Object) uint64 {
-	return maphash.String(b.seed, obj.Handle) ^ obj.FS ^ uint64(obj.Type)<<32
-}
-
-func (b *buckets) at(hash uint64) **node {
-	i := hash & (2*b.half - 1)
-	if i >= b.n {
-		i &= b.half - 1
-	}
-	return b.bucket(i)
-}
-
-func (b *buckets) bucket(i uint64) **node { return &b.segments[i/segment][i%segment] }
-
-func (b *buckets) put(n *node) {
-	head := b.at(b.hash(n.object()))
-	n.next, *head = *head, n
-	if b.count++; b.count > longChain*b.n {
-		b.split()
-	}
-}
-
-func (b *buckets) remove(n *node) {
-	at := b.at(b.hash(n.object()))
-	for *at != n {
-		at = &(*at).next
-	}
-	*at, n.next = n.next, nil
-	if b.count--; float64(b.count) < shortChain*float64(b.n) && b.n > 1 {
-		b.merge()
-	}
-}
-
-// split divides the next bucket in two.
-func (b *buckets) split() {
-	fresh := b.n
-	if fresh == uint64(len(b.segments))*segment {
-		b.segments = append(b.segments, new([segment]*node))
-	}
-	from, to := b.bucket(fresh-b.half), b.bucket(fresh)
-	for *from != nil {
-		n := *from
-		if b.hash(n.object())&(2*b.half-1) == fresh {
-			*from, n.next, *to = n.next, *to, n
-		} else {
-			from = &n.next
-		}
-	}
-	if b.n++; b.n == 2*b.half {
-		b.half = b.n
-	}
-}
-
-// merge takes the last split back.
-func (b *buckets) merge() {
-	if b.n == b.half {
-		b.half /= 2
-	}
-	b.n--
-	last, into := b.bucket(b.n), b.bucket(b.n-b.half)
-	for *into != nil {
-		into = &(*into).next
-	}
-	*into, *last = *last, nil
-	// One segment stays ahead, so that growing and shrinking around its end allocates nothing.
-	if keep := b.n/segment + 2; keep < uint64(len(b.segments)) {
-		b.segments[keep] = nil
-		b.segments = b.segments[:keep]
-	}
 }

@@ -90,12 +90,24 @@ func TestTable(t *testing.T) {
 				}
 			},
 			"": func(t *rapid.T) {
-				if table.byID.Len() != len(model) || table.byObj.count != uint64(len(model)) {
-					t.Fatalf("%d and %d nodes, must be %d", table.byID.Len(), table.byObj.count, len(model))
+				byID, byObj := 0, uint64(0)
+				for i := range table.shards {
+					s := &table.shards[i]
+					b := &s.byObj
+					if b.half > b.n || b.n >= 2*b.half || b.count > longChain*b.n {
+						t.Fatalf("%d buckets, half %d, of %d nodes", b.n, b.half, b.count)
+					}
+					byID, byObj = byID+s.byID.Len(), byObj+b.count
 				}
-				b := &table.byObj
-				if b.half > b.n || b.n >= 2*b.half || b.count > longChain*b.n {
-					t.Fatalf("%d buckets, half %d, of %d nodes", b.n, b.half, b.count)
+				if byID != len(model) || byObj != uint64(len(model)) || table.len() != len(model) {
+					t.Fatalf("%d, %d and %d nodes, must be %d", byID, byObj, table.len(), len(model))
+				}
+				ids := table.oldest(nil, 0, len(model)+1)
+				if len(ids) != len(model) || !slices.IsSorted(ids) {
+					t.Fatalf("%d of %d nodes by age", len(ids), len(model))
+				}
+				if half := table.oldest(nil, 0, len(ids)/2); !slices.Equal(half, ids[:len(ids)/2]) {
+					t.Fatal("half of the nodes by age")
 				}
 				for _, n := range model {
 					if table.get(n.id) != n {
