@@ -56,7 +56,7 @@ check:
 
 ## parity: the differential test at full length: 20 seeds of 2,000 operations in each mode
 parity:
-	HERALDFS_PARITY=full $(GO) test -count=1 -timeout 60m -v ./internal/parity
+	HERALDFS_PARITY=full $(GO) test -count=1 -timeout 120m -v ./internal/parity
 
 ## fuzz: each fuzz target for a short while
 fuzz:
