@@ -52,10 +52,11 @@ check:
 		GOOS=$${t%/*} GOARCH=$${t#*/} CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/heraldfs || exit 1; done
 	GOOS=darwin CGO_ENABLED=0 $(GO) vet ./cmd/heraldfs ./watcher/portable ./watcher/tree
 	GOOS=windows CGO_ENABLED=0 $(GO) vet ./cmd/heraldfs ./watcher/portable ./watcher/tree
+	GOOS=freebsd CGO_ENABLED=0 $(GO) vet ./cmd/heraldfs ./watcher/portable ./watcher/tree
 
 ## parity: the differential test at full length: 20 seeds of 2,000 operations in each mode
 parity:
-	HERALDFS_PARITY=full $(GO) test -count=1 -timeout 60m -v ./internal/parity
+	HERALDFS_PARITY=full $(GO) test -count=1 -timeout 120m -v ./internal/parity
 
 ## fuzz: each fuzz target for a short while
 fuzz:

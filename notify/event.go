@@ -159,4 +159,24 @@ type Raw struct {
 	Object  Object
 	Cookie  uint32
 	Pid     int32
+	// Moved are the directories that have been moved lately of those that lead to Dir, Dir included; nil is
+	// none. A record must not overtake the rename of one of them.
+	Moved *Moved
+}
+
+// Moved is one directory of a list.
+type Moved struct {
+	Dir Object
+	// Next is one further up.
+	Next *Moved
+}
+
+// Has reports whether dir is in the list.
+func (m *Moved) Has(dir Object) bool {
+	for ; m != nil; m = m.Next {
+		if m.Dir == dir {
+			return true
+		}
+	}
+	return false
 }

@@ -287,6 +287,8 @@ func (d *Decoder) subscribe() *Subscribe {
 			m.Compact = Compaction(r.uint(math.MaxUint8))
 		case "win":
 			m.Window = uint32(r.uint(MaxWindow))
+		case "origin":
+			m.Origin = r.text(MaxOrigin)
 		default:
 			return false
 		}
@@ -309,6 +311,8 @@ func (d *Decoder) subscribed() *Subscribed {
 			m.Head = r.uint(math.MaxUint64)
 		case "id":
 			d.identity(&m.Object)
+		case "note":
+			m.Note = r.text(MaxText)
 		default:
 			return false
 		}

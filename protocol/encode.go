@@ -56,12 +56,15 @@ func (w *writer) message(m Message) {
 	case *Subscribe:
 		w.subscribe(m)
 	case *Subscribed:
-		w.mapLen(4 + count(!m.Object.IsZero()))
+		w.mapLen(4 + count(!m.Object.IsZero(), m.Note != ""))
 		w.keyBin("root", m.Root)
 		w.keyBin("stream", string(m.Stream))
 		w.keyUint("next", m.Next)
 		w.keyUint("head", m.Head)
 		w.keyIdentity("id", &m.Object)
+		if m.Note != "" {
+			w.keyBin("note", m.Note)
+		}
 	case *Events:
 		w.events(m)
 	case *Ack:
@@ -126,7 +129,7 @@ func (w *writer) hello(m *Hello) {
 }
 
 func (w *writer) subscribe(m *Subscribe) {
-	w.mapLen(6 + count(m.Resume, len(m.Stream) > 0))
+	w.mapLen(6 + count(m.Resume, len(m.Stream) > 0, m.Origin != ""))
 	w.keyBin("root", m.Root)
 	w.keyUint("mask", uint64(m.Mask))
 	w.keyBins("inc", m.Include)
@@ -138,6 +141,9 @@ func (w *writer) subscribe(m *Subscribe) {
 	}
 	if len(m.Stream) > 0 {
 		w.keyBin("stream", string(m.Stream))
+	}
+	if m.Origin != "" {
+		w.keyBin("origin", m.Origin)
 	}
 }
 

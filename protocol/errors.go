@@ -24,6 +24,8 @@ var (
 	ErrProtocol = errors.New("protocol violation")
 	// ErrForbidden says that this peer may not have what it asked for.
 	ErrForbidden = errors.New("not allowed")
+	// ErrNoOrigin says that the server calls no process by the name that the subscriber goes by.
+	ErrNoOrigin = errors.New("no such origin")
 	// ErrShutdown says that the server is going away.
 	ErrShutdown = errors.New("server is shutting down")
 )
@@ -41,6 +43,7 @@ const (
 	CodeProtocol  Code = 5
 	CodeShutdown  Code = 6
 	CodeForbidden Code = 7
+	CodeNoOrigin  Code = 8
 )
 
 // sentinel is the error that belongs to a code, nil if there is none.
@@ -60,6 +63,8 @@ func (c Code) sentinel() error {
 		return ErrShutdown
 	case CodeForbidden:
 		return ErrForbidden
+	case CodeNoOrigin:
+		return ErrNoOrigin
 	}
 	return nil
 }
@@ -91,7 +96,7 @@ func (e *Error) Is(target error) bool {
 // Permanent reports whether trying again without a change would fail the same way.
 func (e *Error) Permanent() bool {
 	switch e.Code {
-	case CodeVersion, CodeAuth, CodeNoRoot, CodeProtocol, CodeForbidden:
+	case CodeVersion, CodeAuth, CodeNoRoot, CodeProtocol, CodeForbidden, CodeNoOrigin:
 		return true
 	}
 	return false

@@ -264,6 +264,9 @@ type Subscribe struct {
 	// Window ("win") is how many Events and Gap messages may be on the way without
 	// an Ack; 0 is DefaultWindow.
 	Window uint32
+	// Origin ("origin") is the name that the server gives to the file server behind which the subscriber is; one that
+	// it does not know is refused with CodeNoOrigin. Empty: none.
+	Origin string
 }
 
 // DefaultWindow is what a Window of zero means.
@@ -276,6 +279,8 @@ type Subscribed struct {
 	Next   uint64   // "next": where the first range that follows begins
 	Head   uint64   // "head": the last sequence that exists
 	Object Identity // "id": of the root's directory
+	// Note ("note") is what the subscriber's user should know, for a log; mostly empty.
+	Note string
 }
 
 // Events are changes in the order of their sequence, and the range that they

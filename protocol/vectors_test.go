@@ -62,8 +62,10 @@ func goodVectors() []goodVector {
 		{"auth", "the client proves that it knows the token", &Auth{Proof: proof(vectorToken(), "client", cn, sn)}},
 		{"subscribe", "everything from now on", &Subscribe{Root: "src", Mask: notify.DefaultMask}},
 		{"subscribe-resume", "continue after 41; Go files only, nothing folded", &Subscribe{Root: "src", Mask: notify.Create | notify.Delete, Include: []string{"*.go"}, Exclude: []string{"vendor/**"}, Resume: true, From: 41, Stream: seq(16, 0xa0), Compact: CompactNever, Window: 8}},
+		{"subscribe-origin", "everything from now on, for who is behind the file server called guest1", &Subscribe{Root: "src", Mask: notify.DefaultMask, Origin: "guest1"}},
 		{"subscribed", "it continues with 42", &Subscribed{Root: "src", Stream: seq(16, 0xa0), Next: 42, Head: 99}},
 		{"subscribed-root", "the same, and the identity of the root", &Subscribed{Root: "src", Stream: seq(16, 0xa0), Next: 42, Head: 99, Object: dir}},
+		{"subscribed-note", "with something for the log", &Subscribed{Root: "src", Stream: seq(16, 0xa0), Next: 42, Head: 99, Note: "guest1 has ended"}},
 		{"events", "a create with everything known", &Events{First: 42, Last: 42, Events: []Event{{Seq: 42, Time: at, Op: OpCreate, From: Place{"dir/sub", "f"}, Pid: 4711, Object: id}}}},
 		{"events-state", "a write; the file as it was on the host when this was sent, and who did it", &Events{First: 42, Last: 42, Events: []Event{{Seq: 42, Time: at, Op: OpModify, From: Place{"", "f"}, Object: id, Dir: dir, Origin: "guest1", FromState: State{Known: true, Exists: true, Ino: 99, Size: 4096, Mtime: at.UnixNano(), Ctime: at.UnixNano(), Same: true}}}}},
 		{"events-exchange", "an exchange with a directory in another directory, one of the names being gone again", &Events{First: 42, Last: 42, Events: []Event{{Seq: 42, Time: at, Op: OpExchange, From: Place{"", "f"}, To: Place{"sub", "d"}, Object: id, Dir: dir, NewDir: sub, Other: other, OtherIsDir: true, Verify: true, FromState: State{Known: true}}}}},
@@ -89,6 +91,7 @@ func goodVectors() []goodVector {
 		{"hail", "whoever is there, open anew", &Hail{}},
 		{"error-version", "no common version", &Error{Code: CodeVersion, Text: "server speaks 1 to 1, client 2 to 2"}},
 		{"error", "no such root", &Error{Code: CodeNoRoot, Text: "no root \"tmp\""}},
+		{"error-origin", "no such origin", &Error{Code: CodeNoOrigin, Text: "no --origin guest2"}},
 		{"inquire", "how is the server doing", &Inquire{}},
 		{"status", "it is healthy", &Status{JSON: []byte(`{"kind":"serve","healthy":true}`)}},
 	}

@@ -278,8 +278,11 @@ func (f *serveFlags) run(ctx context.Context, args []string) (err error) {
 			r.source.origin = newOriginCache(origins).name
 		}
 	}
+	if err := origins.check(roots, logger); err != nil {
+		return err
+	}
 	report.watches(roots)
-	s := &serving{flags: f, log: logger, sec: sec, roots: roots, allow: allow, urls: urls, report: report}
+	s := &serving{flags: f, log: logger, sec: sec, roots: roots, allow: allow, urls: urls, report: report, origins: origins}
 	return s.run(ctx)
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +43,71 @@ func parseOrigins(args []string) (originRules, error) {
 		o.rules = append(o.rules, r)
 	}
 	return o, nil
+}
+
+// check refuses at the start what can never name anybody, and warns of what does not yet.
+func (o originRules) check(roots []*servedRoot, log *slog.Logger) error {
+	if len(o.rules) == 0 {
+		return nil
+	}
+	for _, r := range roots {
+		if names, _ := r.source.tree.Backends(); slices.ContainsFunc(names, func(n string) bool { return !strings.HasPrefix(n, "fanotify") }) {
+			return fmt.Errorf("--origin: %s is watched by %s, which does not tell who did it: it needs fanotify", r.dir, strings.Join(names, ", "))
+		}
+	}
+	for i := range o.rules {
+		switch r := &o.rules[i]; {
+		case r.alive():
+		case r.pid != 0:
+			return fmt.Errorf("--origin %s=%d: no process has that id", r.name, r.pid)
+		default:
+			log.Warn("no process has the name of an --origin yet", "origin", r.name, "comm", r.comm)
+		}
+	}
+	return nil
+}
+
+// judge is stream.ServerOptions.Origin.
+func (o originRules) judge(name string) (note string, err error) {
+	var who, names []string
+	for i := range o.rules {
+		r := &o.rules[i]
+		if !slices.Contains(names, r.name) {
+			names = append(names, r.name)
+		}
+		switch {
+		case r.name != name:
+		case r.alive():
+			return "", nil
+		case r.pid != 0:
+			who = append(who, fmt.Sprintf("process %d, which has ended", r.pid))
+		default:
+			who = append(who, fmt.Sprintf("processes called %q, of which there is none", r.comm))
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return "", fmt.Errorf("origin %q: %w: the server has no --origin", name, protocol.ErrNoOrigin)
+	case len(who) == 0:
+		return "", fmt.Errorf("origin %q: %w: the server has %s", name, protocol.ErrNoOrigin, strings.Join(names, ", "))
+	}
+	return fmt.Sprintf("origin %q means %s", name, strings.Join(who, ", and ")), nil
+}
+
+// alive reports whether there is a process that is meant.
+func (r *originRule) alive() bool {
+	if r.pid != 0 {
+		_, err := os.Stat(fmt.Sprintf("/proc/%d", r.pid))
+		return err == nil
+	}
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return true // nobody knows
+	}
+	return slices.ContainsFunc(procs, func(e os.DirEntry) bool {
+		pid, err := strconv.ParseInt(e.Name(), 10, 32)
+		return err == nil && r.matches(int32(pid))
+	})
 }
 
 const (

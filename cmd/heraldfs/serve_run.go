@@ -22,12 +22,13 @@ import (
 
 // serving is one run of `heraldfs serve`.
 type serving struct {
-	flags *serveFlags
-	log   *slog.Logger
-	sec   *transport.Security
-	roots []*servedRoot
-	allow map[string][]string
-	urls  []*transport.URL
+	flags   *serveFlags
+	log     *slog.Logger
+	sec     *transport.Security
+	roots   []*servedRoot
+	allow   map[string][]string
+	urls    []*transport.URL
+	origins originRules
 	// report is told how far we are.
 	report *serveReport
 }
@@ -162,6 +163,7 @@ func (s *serving) options(u *transport.URL) stream.ServerOptions {
 			return !limited || slices.Contains(subjects, transport.Subject(c))
 		},
 	}
+	o.Origin = s.origins.judge
 	if u.Network != "unix" {
 		o.Conn.Token = s.sec.Token()
 	} else {

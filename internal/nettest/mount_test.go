@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -110,9 +109,7 @@ func TestMountFed(t *testing.T) {
 	heard.reach(t, 1200)
 	n := l.finish(t)
 	heard.reach(t, n)
-	if out, err := exec.Command(bin, "sync", mnt).CombinedOutput(); err != nil {
-		t.Errorf("sync: %v: %s", err, out)
-	}
+	synced(t, mnt)
 	entries, err := os.ReadDir(mnt)
 	check(t, err)
 	if len(entries) != n {

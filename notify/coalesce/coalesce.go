@@ -32,6 +32,8 @@ type Coalescer struct {
 	calls uint64
 
 	held   []heldRaw
+	movers []int                 // indices in held of halves, mates included
+	inDir  map[notify.Object]int // how many of held are of a directory
 	recent [4]recentMove
 	turn   int // slot of recent to use next
 	moves  int // slots in use
@@ -45,6 +47,8 @@ type heldRaw struct {
 	raw  notify.Raw
 	at   time.Time
 	half bool // waits for its other half, not merely behind one
+	// moved is the directory that the record moves, if the backend knows it.
+	moved notify.Object
 }
 
 // recentMove is a rename after which no entry record of its two directories has
@@ -61,7 +65,7 @@ type recentMove struct {
 
 // New returns a Coalescer with nothing held.
 func New(cfg Config) *Coalescer {
-	c := &Coalescer{wait: cfg.MoveWait, limit: cfg.Limit}
+	c := &Coalescer{wait: cfg.MoveWait, limit: cfg.Limit, inDir: map[notify.Object]int{}}
 	if c.wait <= 0 {
 		c.wait = defaultMoveWait
 	}
@@ -108,7 +112,7 @@ func (c *Coalescer) Flush(dst []notify.Event, now time.Time) []notify.Event {
 // nothing is held.
 func (c *Coalescer) Deadline() time.Time {
 	var first time.Time
-	for i := range c.held {
+	for _, i := range c.movers {
 		if t := c.due(i); c.held[i].half && (first.IsZero() || t.Before(first)) {
 			first = t
 		}
@@ -137,7 +141,7 @@ func (c *Coalescer) segment(raws []notify.Raw, now time.Time) {
 		if m&(notify.Delete|notify.DeleteSelf) != 0 && m&(m-1) != 0 {
 			late = true
 		}
-		known = known || !raws[i].Object.IsZero()
+		known = known || !raws[i].Object.IsZero() && !isMoveSelf(&raws[i])
 	}
 	switch {
 	case union&notify.Moves != 0 || len(c.held) > 0:
@@ -163,7 +167,11 @@ func (c *Coalescer) stream(raws []notify.Raw, now time.Time) {
 			i++
 			continue
 		}
-		c.step(r, now)
+		h := heldRaw{raw: *r, at: now}
+		if len(c.movers) > 0 && isMovedDir(r) {
+			h.moved = whose(r, raws[i+1:])
+		}
+		c.step(h)
 		if len(c.held) >= c.limit {
 			c.drain()
 		}
@@ -171,14 +179,27 @@ func (c *Coalescer) stream(raws []notify.Raw, now time.Time) {
 }
 
 // step tells one record, or holds it.
-func (c *Coalescer) step(r *notify.Raw, at time.Time) {
+func (c *Coalescer) step(h heldRaw) {
+	r := &h.raw
+	h.half = false
+	if isMoveSelf(r) {
+		c.known(r)
+		return
+	}
 	if r.Mask&entryBits != 0 {
 		// A half in the same directory has either met its mate or is proven single.
 		if i := c.halfIn(r.Dir); i >= 0 && !mates(&c.held[i].raw, r) {
 			c.release(i, nil)
-			c.step(r, at)
+			c.step(h)
 			return
 		}
+	}
+	earlier := c.before(&h)
+	if earlier >= 0 && c.held[earlier].half {
+		// What comes back has left, and is not to be told in the other order.
+		c.release(earlier, nil)
+		c.step(h)
+		return
 	}
 	if r.Mask&notify.MovedTo != 0 && r.Cookie != 0 {
 		if i := c.halfOf(r.Cookie); i >= 0 && (c.held[i].raw.Dir == r.Dir || !c.blocked(r)) {
@@ -187,20 +208,65 @@ func (c *Coalescer) step(r *notify.Raw, at time.Time) {
 		}
 	}
 	switch {
-	case len(c.held) > 0 && (c.blocked(r) || c.mateBlocked(r)):
-		c.held = append(c.held, heldRaw{raw: *r, at: at})
+	case len(c.held) > 0 && (earlier >= 0 || c.blocked(r) || c.mateBlocked(r)):
+		c.hold(h)
 	case isHalf(r):
-		c.held = append(c.held, heldRaw{raw: *r, at: at, half: true})
+		h.half = true
+		c.hold(h)
 	default:
 		c.expand(r, r.Mask)
 	}
+}
+
+func (c *Coalescer) hold(h heldRaw) {
+	if h.moved.IsZero() && isHalf(&h.raw) {
+		h.moved = h.raw.Object
+	}
+	if h.raw.Mask&notify.Moves != 0 {
+		c.movers = append(c.movers, len(c.held))
+	}
+	c.held = append(c.held, h)
+	c.inDir[h.raw.Dir]++
+}
+
+// known notes which directory a held record moves: what is below it is not to be told before.
+func (c *Coalescer) known(r *notify.Raw) {
+	for _, i := range c.movers {
+		if h := &c.held[i]; h.raw.Mask&notify.IsDir != 0 && h.raw.Cookie == r.Cookie {
+			h.moved = r.Object
+		}
+	}
+}
+
+// selfWithin is how many records behind a move the one is looked for that tells whose it was.
+const selfWithin = 32
+
+// whose returns the directory that r moves, if that is told of in what was read with it.
+func whose(r *notify.Raw, next []notify.Raw) notify.Object {
+	for i := range next[:min(len(next), selfWithin)] {
+		if isMoveSelf(&next[i]) && next[i].Cookie == r.Cookie {
+			return next[i].Object
+		}
+	}
+	return notify.Object{}
+}
+
+// before returns the held record of an earlier move of the same directory, or -1.
+func (c *Coalescer) before(h *heldRaw) int {
+	for _, i := range c.movers {
+		if o := &c.held[i]; !h.moved.IsZero() && o.moved == h.moved && o.raw.Cookie != h.raw.Cookie {
+			return i
+		}
+	}
+	return -1
 }
 
 // release tells the half at i, with its mate or as a move out, and then what
 // it held up, as if that came only now.
 func (c *Coalescer) release(i int, mate *notify.Raw) {
 	old := c.held
-	c.held = nil
+	c.held, c.movers = nil, c.movers[:0]
+	clear(c.inDir)
 	if mate != nil {
 		c.rename(&old[i].raw, mate)
 	} else {
@@ -208,7 +274,7 @@ func (c *Coalescer) release(i int, mate *notify.Raw) {
 	}
 	for j := range old {
 		if j != i {
-			c.step(&old[j].raw, old[j].at)
+			c.step(old[j])
 		}
 	}
 	if c.held == nil && cap(old) <= c.limit {
@@ -219,10 +285,10 @@ func (c *Coalescer) release(i int, mate *notify.Raw) {
 
 // expire releases the halves that have waited long enough.
 func (c *Coalescer) expire(now time.Time) {
-	for i := 0; i < len(c.held); i++ {
-		if c.held[i].half && !now.Before(c.due(i)) {
+	for n := 0; n < len(c.movers); n++ {
+		if i := c.movers[n]; c.held[i].half && !now.Before(c.due(i)) {
 			c.release(i, nil)
-			i = -1
+			n = -1
 		}
 	}
 }
@@ -242,7 +308,7 @@ func (c *Coalescer) due(i int) time.Time {
 func (c *Coalescer) drain() {
 	for len(c.held) > 0 {
 		first := 0
-		for i := range c.held {
+		for _, i := range c.movers {
 			if c.held[i].half && !c.mateHeld(c.held[i].raw.Cookie) {
 				first = i
 				break
@@ -253,11 +319,13 @@ func (c *Coalescer) drain() {
 }
 
 // blocked reports whether r would overtake a held record: one of the same
-// directory, or the move of r's directory itself.
+// directory, or the move of r's directory or of one above it.
 func (c *Coalescer) blocked(r *notify.Raw) bool {
-	for i := range c.held {
-		h := &c.held[i].raw
-		if h.Dir == r.Dir || isHalf(h) && !h.Object.IsZero() && h.Object == r.Dir {
+	if c.inDir[r.Dir] > 0 {
+		return true
+	}
+	for _, i := range c.movers {
+		if h := &c.held[i]; !h.moved.IsZero() && (h.moved == r.Dir || r.Moved.Has(h.moved)) {
 			return true
 		}
 	}
@@ -269,7 +337,7 @@ func (c *Coalescer) mateBlocked(r *notify.Raw) bool {
 	if r.Mask&notify.MovedTo == 0 || r.Cookie == 0 {
 		return false
 	}
-	for i := range c.held {
+	for _, i := range c.movers {
 		if mates(&c.held[i].raw, r) {
 			return true
 		}
@@ -278,7 +346,7 @@ func (c *Coalescer) mateBlocked(r *notify.Raw) bool {
 }
 
 func (c *Coalescer) mateHeld(cookie uint32) bool {
-	for i := range c.held {
+	for _, i := range c.movers {
 		if c.held[i].raw.Mask&notify.MovedTo != 0 && c.held[i].raw.Cookie == cookie {
 			return true
 		}
@@ -287,7 +355,7 @@ func (c *Coalescer) mateHeld(cookie uint32) bool {
 }
 
 func (c *Coalescer) halfIn(dir notify.Object) int {
-	for i := range c.held {
+	for _, i := range c.movers {
 		if c.held[i].half && c.held[i].raw.Dir == dir {
 			return i
 		}
@@ -296,12 +364,20 @@ func (c *Coalescer) halfIn(dir notify.Object) int {
 }
 
 func (c *Coalescer) halfOf(cookie uint32) int {
-	for i := range c.held {
+	for _, i := range c.movers {
 		if c.held[i].half && c.held[i].raw.Cookie == cookie {
 			return i
 		}
 	}
 	return -1
+}
+
+// isMoveSelf reports whether r tells which directory the halves with its cookie move.
+func isMoveSelf(r *notify.Raw) bool { return r.Mask&notify.MoveSelf != 0 && r.Cookie != 0 }
+
+// isMovedDir reports whether r is the second half of a directory's rename.
+func isMovedDir(r *notify.Raw) bool {
+	return r.Mask&notify.MovedTo != 0 && r.Mask&notify.IsDir != 0 && r.Cookie != 0
 }
 
 func isHalf(r *notify.Raw) bool { return r.Mask&notify.MovedFrom != 0 && r.Cookie != 0 }

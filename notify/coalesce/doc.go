@@ -18,12 +18,15 @@
 //
 // IN_MOVED_FROM and IN_MOVED_TO are paired by cookie wherever the second
 // stands. The rename is told where IN_MOVED_TO stood. While a half waits, later
-// records of its directory (and of the directory that is being moved, if the
-// backend knows it) wait behind it; all others pass. vfs_rename holds the
+// records of its directory wait behind it, and those of the directory that is being moved and of all
+// below it; all others pass. Which directory that is, the backend tells by an IN_MOVE_SELF record with the
+// cookie of the halves, which the kernel queues before anything that is done after the rename; what is below, by
+// Raw.Moved. vfs_rename holds the
 // locks of both directories from before the first half until after the second, so a
 // later record about an entry (create, delete, move) of the same directory proves
 // that no second half will come, and the first is told as a move out at once.
-// Without such proof it is told after Config.MoveWait.
+// Without such proof it is told after Config.MoveWait. A second half whose IN_MOVE_SELF tells of a directory that a
+// waiting half is about proves it, too: what comes back has left.
 //
 // # Merged fanotify masks
 //

@@ -14,6 +14,8 @@ const (
 	exchangeReach = 16
 	// exchangeWait is how long it may take to be read.
 	exchangeWait = 500 * time.Microsecond
+	// exchangeFar is how long it may take to come from another machine, or from a process that has to be scheduled.
+	exchangeFar = 20 * time.Millisecond
 )
 
 // pairExchange looks for the second half of an exchange behind the rename at i. A reader that is
@@ -28,14 +30,22 @@ func (r *Replayer) pairExchange(t *taken, i int) {
 	if r.joinExchange(t.events, i) || i+1 < len(t.events) || !r.mayBeExchange(ev) {
 		return
 	}
-	n := len(t.events)
-	r.await(t, exchangeWait)
-	if len(t.events) == n {
-		return
+	patience := exchangeWait
+	if ev.Remote != nil {
+		patience = exchangeFar
 	}
-	r.ahead.reset(t.events[i+1:])
-	r.ahead.shift(i + 1)
-	r.joinExchange(t.events, i)
+	for end := time.Now().Add(patience); ; {
+		n := len(t.events)
+		r.await(t, time.Until(end))
+		if len(t.events) == n {
+			return
+		}
+		r.ahead.reset(t.events[i+1:])
+		r.ahead.shift(i + 1)
+		if r.joinExchange(t.events, i) || len(t.events) > i+exchangeReach {
+			return
+		}
+	}
 }
 
 // await lets what comes within patience join the batch. That somebody waits, or that the source

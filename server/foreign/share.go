@@ -151,7 +151,7 @@ func (s *Share) Run(ctx context.Context, emit func([]notify.Event)) error {
 	conn.Caps = []string{protocol.CapState, protocol.CapBarrier}
 	o := client.Options{
 		Dial: s.opts.Dial, Conn: conn, MinBackoff: s.opts.MinBackoff, MaxBackoff: s.opts.MaxBackoff, Ping: conn.IdleTimeout / 3, Barriers: &s.barriers, Logger: s.log,
-		Subscribe: protocol.Subscribe{Root: s.opts.Root, Mask: s.opts.Mask, Compact: protocol.CompactNever, Window: 256},
+		Subscribe: protocol.Subscribe{Root: s.opts.Root, Mask: s.opts.Mask, Compact: protocol.CompactNever, Window: 256, Origin: s.opts.Origin},
 	}
 	for {
 		o.Since = h.since
@@ -217,6 +217,9 @@ func (h *handler) Connected(sub *protocol.Subscribed) error {
 	late := h.since == nil && s.tried
 	if h.since == nil {
 		h.since = &client.Position{Stream: sub.Stream, Seq: sub.Next - 1}
+	}
+	if sub.Note != "" {
+		s.log.Warn("the server has something to say", "note", sub.Note)
 	}
 	root, ok := object(&sub.Object)
 	s.objects.setRoot(root, ok)

@@ -19,7 +19,7 @@ var refusalReasons = [...]struct {
 	err  error
 }{
 	{"busy", protocol.ErrBusy}, {"peer", errPeer}, {"certificate", errCertificate}, {"token", protocol.ErrAuth},
-	{"version", protocol.ErrVersion}, {"root", protocol.ErrNoRoot}, {"forbidden", protocol.ErrForbidden},
+	{"version", protocol.ErrVersion}, {"root", protocol.ErrNoRoot}, {"forbidden", protocol.ErrForbidden}, {"origin", protocol.ErrNoOrigin},
 	{"nonsense", protocol.ErrNotHerald}, {"nonsense", protocol.ErrMalformed}, {"nonsense", protocol.ErrFrameTooBig},
 	{"nonsense", protocol.ErrProtocol},
 }

@@ -26,6 +26,9 @@ type ServerOptions struct {
 	// Status, if set, makes the answer to protocol.Inquire, for a peer that may have it; for another
 	// one it returns protocol.ErrForbidden.
 	Status func(c net.Conn) ([]byte, error)
+	// Origin, if set, is asked about the name that a subscriber goes by (protocol.Subscribe). Its error, which should wrap
+	// protocol.ErrNoOrigin, refuses the subscriber; its text is told to it. Without Origin no name is known.
+	Origin func(name string) (note string, err error)
 	// Conn is for the handshake: token, timeouts.
 	Conn protocol.Options
 	// MaxSubscribers bounds the subscriptions; 0 is 1,024. A few more may be connected.
@@ -169,18 +172,37 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) (subscribed bool, err e
 		c.Refuse(&protocol.Error{Code: protocol.CodeNoRoot, Text: err.Error()})
 		return false, err
 	}
+	note, err := s.origin(sub.Origin)
+	if err != nil {
+		c.Refuse(&protocol.Error{Code: protocol.CodeNoOrigin, Text: err.Error()})
+		return false, err
+	}
+	if note != "" {
+		s.log.Warn("a subscriber goes by a name that fits nobody", "peer", nc.RemoteAddr(), "origin", sub.Origin, "note", note)
+	}
 	free := take(s.slot)
 	if free == nil {
 		c.Refuse(&protocol.Error{Code: protocol.CodeBusy})
 		return false, protocol.ErrBusy
 	}
 	defer free()
-	err = st.attach(ctx, c, sub, s.ping)
+	err = st.attach(ctx, c, sub, s.ping, note)
 	c.Refuse(goodbye(err))
 	if errors.Is(err, io.EOF) {
 		return true, nil
 	}
 	return true, err
+}
+
+// origin judges the name that a subscriber goes by.
+func (s *Server) origin(name string) (note string, err error) {
+	switch {
+	case name == "":
+		return "", nil
+	case s.opts.Origin == nil:
+		return "", fmt.Errorf("origin %q: %w: the server names no process", name, protocol.ErrNoOrigin)
+	}
+	return s.opts.Origin(name)
 }
 
 // secure completes a TLS handshake, if there is one to be made.

@@ -213,7 +213,7 @@ func (st *Stream) Close() error {
 }
 
 // attach serves a subscriber until its connection or ctx ends.
-func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Subscribe, ping time.Duration) error {
+func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Subscribe, ping time.Duration, note string) error {
 	f, err := newFilter(sub)
 	if err != nil {
 		return err
@@ -249,7 +249,7 @@ func (st *Stream) attach(ctx context.Context, c *protocol.Conn, sub *protocol.Su
 		st.wanted.Add(1)
 		defer st.wanted.Add(-1)
 	}
-	if err := c.Write(&protocol.Subscribed{Root: sub.Root, Stream: st.id, Next: next, Head: head, Object: st.root}); err != nil {
+	if err := c.Write(&protocol.Subscribed{Root: sub.Root, Stream: st.id, Next: next, Head: head, Object: st.root, Note: note}); err != nil {
 		return err
 	}
 	st.mu.Lock()

@@ -13,6 +13,9 @@
 // its own, without one. The second is reported (as name ".") only if the parent is not
 // marked, so that one change makes one event.
 //
+// MOVE_SELF tells which marked directory a rename has moved. It is handed to the coalescer, and records from below that
+// directory name it (Raw.Moved) until nothing is held back any more, so that they do not overtake the rename.
+//
 // Submounts are found through the mount table as with fanotify; their directories want marks
 // like all others.
 //

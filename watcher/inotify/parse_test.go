@@ -43,50 +43,6 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func TestSelfEvents(t *testing.T) {
-	obj := func(s string) notify.Object { return notify.Object{FS: 1, Type: 1, Handle: s} }
-	wt := newWatchTable()
-	for wd, w := range map[int32]*watch{
-		1: {dir: obj("root"), parent: obj("outside")},
-		2: {dir: obj("d"), parent: obj("root")},
-		3: {dir: obj("e"), parent: obj("root")},
-	} {
-		wt.byWd[wd], wt.byDir[w.dir] = w, wd
-	}
-	dirEv := func(wd int32, m notify.Mask, name string) event {
-		return event{wd: wd, mask: m | notify.IsDir, name: []byte(name)}
-	}
-	for i, tc := range []struct {
-		ev   event
-		want notify.Raw // zero: nobody shall hear
-	}{
-		{dirEv(2, notify.Attrib, ""), notify.Raw{}},
-		{dirEv(1, notify.Attrib, ""),
-			notify.Raw{Mask: notify.Attrib | notify.IsDir, Dir: obj("root"), Name: ".", Object: obj("root")}},
-		// d is moved out: from now on nobody else tells of it.
-		{dirEv(1, notify.MovedFrom, "d"), notify.Raw{Mask: notify.MovedFrom | notify.IsDir, Dir: obj("root"), Name: "d"}},
-		{dirEv(2, notify.MoveSelf, ""), notify.Raw{}},
-		{dirEv(2, notify.Attrib, ""),
-			notify.Raw{Mask: notify.Attrib | notify.IsDir, Dir: obj("d"), Name: ".", Object: obj("d")}},
-		// And in again, below e.
-		{dirEv(3, notify.MovedTo, "d"), notify.Raw{Mask: notify.MovedTo | notify.IsDir, Dir: obj("e"), Name: "d"}},
-		{dirEv(2, notify.MoveSelf, ""), notify.Raw{}},
-		{dirEv(2, notify.Attrib, ""), notify.Raw{}},
-		{dirEv(3, notify.Ignored, ""), notify.Raw{}},
-		{dirEv(3, notify.Create, "late"), notify.Raw{}},
-		{dirEv(77, notify.Create, "never"), notify.Raw{}},
-		{dirEv(-1, notify.QOverflow, ""), notify.Raw{Mask: notify.QOverflow}},
-	} {
-		got, ok := wt.raw(tc.ev)
-		if got != tc.want || ok != (tc.want != notify.Raw{}) {
-			t.Errorf("%d: %v gave %+v, %v; want %+v", i, tc.ev.mask, got, ok, tc.want)
-		}
-	}
-	if len(wt.byWd) != 2 || len(wt.byDir) != 2 {
-		t.Errorf("an ignored watch was kept: %v", wt.byDir)
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	f.Add(record(1, unix.IN_CREATE, 0, "f"))
 	f.Add(append(record(1, unix.IN_MOVED_FROM, 5, "f"), record(2, unix.IN_MOVED_TO, 5, "a much longer name")...))

@@ -141,6 +141,13 @@ type queue Watcher
 
 func (q *queue) Fd() int { return q.fd }
 
+// Settled is loop.Settler's.
+func (q *queue) Settled() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.watches.settled()
+}
+
 func (q *queue) Read(dst []notify.Raw, keep func(*notify.Raw) bool) ([]notify.Raw, bool, error) {
 	q.posMu.Lock()
 	pos := q.read
@@ -167,6 +174,11 @@ func (q *queue) Read(dst []notify.Raw, keep func(*notify.Raw) bool) ([]notify.Ra
 		}
 		r, ok := q.watches.raw(ev)
 		if !ok {
+			continue
+		}
+		if r.Mask&notify.MoveSelf != 0 {
+			// Nobody is told, so it is no echo of anything.
+			dst = append(dst, r)
 			continue
 		}
 		if q.ledger != nil {

@@ -25,19 +25,19 @@ type watch struct {
 type watchTable struct {
 	byWd  map[int32]*watch
 	byDir map[notify.Object]int32
-	// movedTo is where the last rename of a directory led, if that is marked. The kernel
-	// queues MOVE_SELF right after the two halves.
-	movedTo notify.Object
+	moves moves
+	// moved are marked directories that were moved of late, see settled.
+	moved map[notify.Object]struct{}
 }
 
 func newWatchTable() watchTable {
-	return watchTable{byWd: make(map[int32]*watch), byDir: make(map[notify.Object]int32)}
+	return watchTable{byWd: make(map[int32]*watch), byDir: make(map[notify.Object]int32), moved: make(map[notify.Object]struct{})}
 }
 
 // Mark is notify.Marker's. The error wraps notify.ErrNotSupported if the user's limit of
 // watches (fs.inotify.max_user_watches) is reached.
 func (w *Watcher) Mark(dir notify.Object, fd int) error {
-	return w.add(fd, w.mask, watch{dir: dir, parent: parentOf(fd)})
+	return w.add(fd, w.mask, watch{dir: dir})
 }
 
 // fileMask is what a mark on a file is for.
@@ -66,6 +66,10 @@ func (w *Watcher) add(fd int, mask uint32, e watch) error {
 	}
 	if old := w.watches.byWd[int32(wd)]; old != nil {
 		delete(w.watches.byDir, old.dir)
+	}
+	if !e.file {
+		// Now and not before: what moves it after this is told by a MOVE_SELF.
+		e.parent = parentOf(fd)
 	}
 	w.watches.byWd[int32(wd)] = &e
 	w.watches.byDir[e.dir] = int32(wd)
@@ -99,7 +103,8 @@ func (t *watchTable) remove(wd int32) {
 // raw makes of a record what the coalescer wants, or reports false if nobody shall hear of it.
 func (t *watchTable) raw(ev event) (notify.Raw, bool) {
 	if ev.mask&notify.QOverflow != 0 {
-		t.movedTo = notify.Object{}
+		t.moves = moves{}
+		t.settled()
 		return notify.Raw{Mask: notify.QOverflow}, true
 	}
 	e := t.byWd[ev.wd]
@@ -110,11 +115,11 @@ func (t *watchTable) raw(ev event) (notify.Raw, bool) {
 		t.remove(ev.wd)
 		return notify.Raw{}, false
 	}
-	if ev.mask&(notify.Unmount|notify.MoveSelf) != 0 {
-		if ev.mask&notify.MoveSelf != 0 {
-			e.parent = t.movedTo
-		}
+	if ev.mask&notify.Unmount != 0 {
 		return notify.Raw{}, false
+	}
+	if ev.mask&notify.MoveSelf != 0 {
+		return t.moveSelf(e)
 	}
 	if e.file {
 		return notify.Raw{Mask: ev.mask, Object: e.dir}, true
@@ -125,12 +130,12 @@ func (t *watchTable) raw(ev event) (notify.Raw, bool) {
 	if ev.mask&notify.IsDir != 0 {
 		switch {
 		case ev.mask&notify.MovedFrom != 0:
-			t.movedTo = notify.Object{}
+			t.moves.from(ev.cookie, e.dir)
 		case ev.mask&notify.MovedTo != 0:
-			t.movedTo = e.dir
+			t.moves.to(ev.cookie, e.dir)
 		}
 	}
-	return notify.Raw{Mask: ev.mask, Dir: e.dir, Name: string(ev.name), Cookie: ev.cookie}, true
+	return notify.Raw{Mask: ev.mask, Dir: e.dir, Name: string(ev.name), Cookie: ev.cookie, Moved: t.lineage(e)}, true
 }
 
 // self is a record about the marked directory itself.
@@ -138,7 +143,7 @@ func (t *watchTable) self(e *watch, ev event) (notify.Raw, bool) {
 	if _, marked := t.byDir[e.parent]; marked {
 		return notify.Raw{}, false
 	}
-	return notify.Raw{Mask: ev.mask | notify.IsDir, Dir: e.dir, Name: ".", Object: e.dir}, true
+	return notify.Raw{Mask: ev.mask | notify.IsDir, Dir: e.dir, Name: ".", Object: e.dir, Moved: t.lineage(e)}, true
 }
 
 // parentOf names the directory whose watch hears of fd by name.

@@ -55,6 +55,11 @@ type Tearer interface {
 	Torn(r *notify.Raw) bool
 }
 
+// Settler is a Queue that is told when all that it gave has been told, and nothing is held back.
+type Settler interface {
+	Settled()
+}
+
 // Config says what a Loop reads. Queue is required.
 type Config struct {
 	Queue Queue
@@ -200,6 +205,9 @@ func (l *Loop) turn(raws []notify.Raw, events []notify.Event) ([]notify.Raw, []n
 	}
 	if d := l.coalescer.Deadline(); !d.IsZero() && !now.Before(d) {
 		events = l.coalescer.Flush(events, now)
+	}
+	if s, ok := l.cfg.Queue.(Settler); ok && l.coalescer.Deadline().IsZero() {
+		s.Settled()
 	}
 	if l.mountsDue {
 		l.mountsDue = false
