@@ -135,6 +135,18 @@ func (vm *VM) Detach(i int) {
 	vm.monitor("chardev-remove", map[string]any{"id": fmt.Sprint("fs", i)}, "")
 }
 
+// ResetWithout unplugs the share with that index although the guest does not let it go, because requests to it will never be answered:
+// by a reset. When it returns the guest is up again.
+func (vm *VM) ResetWithout(i int) {
+	vm.t.Helper()
+	vm.monitor("device_del", map[string]any{"id": fmt.Sprint("dev", i)}, "")
+	vm.monitor("system_reset", nil, "DEVICE_DELETED")
+	vm.monitor("chardev-remove", map[string]any{"id": fmt.Sprint("fs", i)}, "")
+	if err := vm.waitHello(bootTimeout); err != nil {
+		vm.t.Fatalf("after a reset: %v\nconsole: %s", err, vm.console())
+	}
+}
+
 // Attach plugs a share in, in the place of one that was detached.
 func (vm *VM) Attach(i int, s Share) {
 	vm.t.Helper()

@@ -37,7 +37,7 @@ func TestGuest(t *testing.T) {
 		{"binary", testBinary}, {"events", testEvents}, {"contents", testContents}, {"names", testNames}, {"mapped", testMapped},
 		{"deep", testDeep}, {"ends", testEnds}, {"echo", testEcho}, {"inotifywait", testInotifywait}, {"restart", testAgentRestart}, {"absent", testAbsent},
 		{"vsock", testVsock}, {"initramfs", testInitramfs},
-		{"remount", testRemount}, {"backend", testBackendRestart}, {"reboot", testReboot},
+		{"remount", testRemount}, {"backend", testBackendRestart}, {"reboot", testReboot}, {"killed", testBackendKilled},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {
 			old := b.t
@@ -47,7 +47,7 @@ func TestGuest(t *testing.T) {
 			c.run(b)
 		}) {
 			t.Logf("heraldfs virtiofs said:\n%s", tail(b.said.String()))
-			t.Logf("the agent said:\n%s", b.vm.Run("tail -n 30 /tmp/agent.log"))
+			t.Logf("the agent said:\n%s", b.vm.Run(agentLog))
 		}
 	}
 }

@@ -139,18 +139,7 @@ func change(b *bed, round int) {
 // descriptors is how many the process that serves has.
 func (b *bed) descriptors() int {
 	b.t.Helper()
-	pid := b.cmd.Process.Pid
-	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, c := range children {
-		text, err := os.ReadFile(c)
-		if err == nil {
-			_, _ = fmt.Sscan(string(text), &pid)
-		}
-	}
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.server()))
 	if err != nil {
 		b.t.Fatal(err)
 	}
