@@ -94,7 +94,13 @@ func (vm *VM) ReadAttr(dir, attr string) error {
 // Look tells what there is at paths in the guest.
 func (vm *VM) Look(paths ...string) []wire.Look {
 	vm.t.Helper()
-	m, err := vm.request(wire.Request{Look: paths}, 2*commandTimeout)
+	return vm.LookAfter("", "", paths...)
+}
+
+// LookAfter is ReadAttr, which must succeed, and then Look, in one request.
+func (vm *VM) LookAfter(dir, attr string, paths ...string) []wire.Look {
+	vm.t.Helper()
+	m, err := vm.request(wire.Request{Sync: dir, Attr: attr, Look: paths}, 2*commandTimeout)
 	if err != nil || len(m.Looks) != len(paths) {
 		vm.t.Fatalf("look: %d answers of %d, %v", len(m.Looks), len(paths), err)
 	}

@@ -143,6 +143,9 @@ func testAgentUnit(b *bed) {
 	b.expect("by the next", b.fence(w), "CREATE,ISDIR d", "DELETE,ISDIR d")
 	b.is(unit, "active", 1)
 	b.stopped(unit)
+	if said := b.said.String(); !strings.Contains(said, "the agent ends") {
+		b.t.Errorf("the host was not told of the end:\n%s", tail(said))
+	}
 	// It goes with its mount, and brings it.
 	b.vm.Run("systemctl start " + unit)
 	b.attached()
