@@ -160,7 +160,7 @@ func (vm *VM) Attach(i int, s Share) {
 	backend := map[string]any{"type": "socket", "data": map[string]any{"addr": addr, "server": false}}
 	vm.monitor("chardev-add", map[string]any{"id": fmt.Sprint("fs", i), "backend": backend}, "")
 	vm.monitor("device_add", map[string]any{"driver": "vhost-user-fs-pci", "id": fmt.Sprint("dev", i), "queue-size": 1024,
-		"chardev": fmt.Sprint("fs", i), "tag": s.Tag, "bus": fmt.Sprint("slot", i)}, "")
+		"num-request-queues": max(s.Queues, 1), "chardev": fmt.Sprint("fs", i), "tag": s.Tag, "bus": fmt.Sprint("slot", i)}, "")
 }
 
 func (vm *VM) monitor(command string, args any, event string) {

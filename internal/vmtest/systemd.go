@@ -62,7 +62,7 @@ func makeSystemdRoot(tmp, root, busybox string) error {
 	}
 	// As if nothing were installed, so that it finds everything that is needed.
 	if err := quiet(exec.Command("apt-get", "-q", "-y", "--no-install-recommends", "--download-only", "-o", "Dir::State::status="+status,
-		"-o", "Dir::Cache::archives="+tmp+"/debs", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "install", "systemd")); err != nil {
+		"-o", "Dir::Cache::archives="+tmp+"/debs", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "install", "systemd")); err != nil {
 		return err
 	}
 	for _, d := range []string{"usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "dev", "proc", "sys", "run", "tmp", "mnt", "root", "srv", "var/log",

@@ -254,7 +254,13 @@ func (b *bed) sync() {
 // killAgent kills it in any state.
 func (b *bed) killAgent() {
 	b.t.Helper()
-	b.vm.Run("p=$(cat /tmp/agent.pid); kill -9 $p; while readlink /proc/$p/exe > /dev/null; do usleep 10000; done")
+	b.signalAgent("KILL")
+}
+
+// signalAgent sends a signal that ends it, and waits for that.
+func (b *bed) signalAgent(signal string) {
+	b.t.Helper()
+	b.vm.Run("p=$(cat /tmp/agent.pid); kill -" + signal + " $p; while readlink /proc/$p/exe > /dev/null; do usleep 10000; done")
 }
 
 func (b *bed) path(rel string) string { return filepath.Join(b.host, rel) }

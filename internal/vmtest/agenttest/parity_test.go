@@ -36,7 +36,7 @@ func TestParity(t *testing.T) {
 			b.t = t
 			defer func() { b.t = old }()
 			b.vm.Use(t)
-			parity(b, b.host, "/mnt", uint64(seed))
+			parity(b, b.host, "/mnt", uint64(seed), operations)
 		})
 	}
 }
@@ -51,7 +51,7 @@ type compared struct {
 }
 
 // parity compares in a directory below host, which the guest has at guest.
-func parity(b *bed, host, guest string, seed uint64) {
+func parity(b *bed, host, guest string, seed uint64, operations int) {
 	name := fmt.Sprintf("seed-%d", seed)
 	c := &compared{bed: b, root: filepath.Join(host, name), guest: filepath.Join(guest, name)}
 	outside := filepath.Join(b.outside, name)

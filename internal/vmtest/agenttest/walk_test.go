@@ -92,6 +92,9 @@ func TestWalk(t *testing.T) {
 	for round := range 5 {
 		change(b, round)
 		for _, dir := range dirs {
+			if dir == "/auto" && round%2 == 1 {
+				continue // it takes longer than everything else here
+			}
 			if dir == "/auto" {
 				// Its cache of a second shall have ended, as it has when somebody walks now and then.
 				b.vm.Run("sleep 1.2")
