@@ -13,6 +13,9 @@ import (
 
 const mountType = "fuse.heraldfs"
 
+// errNotMounted is for a path on which there is nothing.
+var errNotMounted = errors.New("nothing is mounted here")
+
 // findMount returns the heraldfs mount whose mount point is path.
 func findMount(path string) (*mountinfo.Info, error) {
 	abs, err := filepath.Abs(path)
@@ -41,7 +44,7 @@ func findMount(path string) (*mountinfo.Info, error) {
 		if err := unix.Access(abs, unix.F_OK); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		return nil, fmt.Errorf("%s: nothing is mounted here; `findmnt -t %s` lists the heraldfs mounts", path, mountType)
+		return nil, fmt.Errorf("%s: %w; `findmnt -t %s` lists the heraldfs mounts", path, errNotMounted, mountType)
 	}
 	// Of several on one point the last is the visible one.
 	m := found[len(found)-1]

@@ -17,7 +17,7 @@ import (
 )
 
 func newUmountCommand() *cobra.Command {
-	var lazy, force bool
+	var lazy, force, quiet bool
 	cmd := &cobra.Command{
 		Use:     "umount [flags] MOUNTPOINT...",
 		Aliases: []string{"unmount"},
@@ -38,13 +38,18 @@ func newUmountCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var errs []error
 			for _, path := range args {
-				errs = append(errs, umount(path, lazy, force))
+				err := umount(path, lazy, force)
+				if quiet && errors.Is(err, errNotMounted) {
+					err = nil
+				}
+				errs = append(errs, err)
 			}
 			return errors.Join(errs...)
 		},
 	}
 	cmd.Flags().BoolVarP(&lazy, "lazy", "l", false, "detach now, even if in use")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "end the connection to the daemon first, even if it hangs; implies --lazy")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "it is no error if nothing is mounted there")
 	return cmd
 }
 

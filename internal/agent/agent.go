@@ -37,6 +37,9 @@ import (
 	"github.com/heraldfs/heraldfs/protocol"
 )
 
+// farewell is how long the last word to the host may take.
+const farewell = time.Second
+
 // slotLimit bounds the descriptors that the host can have opened.
 const slotLimit = 4096
 
@@ -180,11 +183,29 @@ func (o *Options) channel(ctx context.Context, root int, watch *mountWatch, moun
 	if err != nil {
 		return false, err
 	}
-	defer context.AfterFunc(ctx, func() { ch.Close() })()
+	var writing sync.Mutex
+	write := func(m protocol.Message) error {
+		writing.Lock()
+		defer writing.Unlock()
+		return link.Write(m)
+	}
+	defer context.AfterFunc(ctx, func() {
+		// The other end of a virtio-serial port does not notice that ours is closed, and would go on promising long cache times.
+		// Whoever is writing now is waiting for the host, which we do not.
+		if writing.TryLock() {
+			late := time.AfterFunc(farewell, func() { ch.Close() })
+			if err := link.Write(&protocol.Error{Text: "the agent ends"}); err != nil {
+				o.Logger.Debug("the host was not told", "err", err)
+			}
+			late.Stop()
+			writing.Unlock()
+		}
+		ch.Close()
+	})()
 	// The goroutine that reads makes the calls: nothing is handed over on the way.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if err := link.Write(&protocol.Attach{Tid: uint32(unix.Gettid())}); err != nil {
+	if err := write(&protocol.Attach{Tid: uint32(unix.Gettid())}); err != nil {
 		return false, err
 	}
 	o.Logger.Info("connected", "host", link.Peer().Agent)
@@ -207,9 +228,9 @@ func (o *Options) channel(ctx context.Context, root int, watch *mountWatch, moun
 		}
 		switch m := m.(type) {
 		case *protocol.Calls:
-			err = link.Write(o.perform(local, m))
+			err = write(o.perform(local, m))
 		case *protocol.Ping:
-			err = link.Write(&protocol.Pong{ID: m.ID})
+			err = write(&protocol.Pong{ID: m.ID})
 		case *protocol.Hail:
 			err = errHail
 		default:

@@ -189,6 +189,21 @@ func TestHail(t *testing.T) {
 	h.accept()
 }
 
+// TestFarewell: an agent that is told to end says so, since a channel may not show it.
+func TestFarewell(t *testing.T) {
+	h := newHost(t)
+	stop := run(t, Options{Mountpoint: testenv.Tmpfs(t), Open: h.open})
+	p := h.accept()
+	p.write(&protocol.Ping{ID: 3})
+	p.read()
+	stop()
+	var last *protocol.Error
+	if m, err := p.link.Read(); !errors.As(err, &last) || last.Text != "the agent ends" {
+		t.Errorf("its last word is %+v, %v", m, err)
+	}
+	p.closed()
+}
+
 // TestSilence: a host that says nothing is left; one that pings is answered.
 func TestSilence(t *testing.T) {
 	h := newHost(t)

@@ -9,6 +9,9 @@
 // file systems and then carries out requests that come over a virtio-serial port,
 // one JSON object per line (subdirectory wire). QEMU is the machine's own.
 //
+// With Options.Root the guest has no initramfs: its root file system is a share, and its init is Debian's systemd (SystemdRoot),
+// which runs guestd as a service.
+//
 // Start returns when guestd has answered. QEMU connects to sockets that we
 // listen on, so there is nothing to poll. A boot that fails is tried once more: under TCG about
 // one in a hundred does. Every wait is bounded, a guest that panics is noticed by its console, and the

@@ -94,7 +94,13 @@ func (vm *VM) ReadAttr(dir, attr string) error {
 // Look tells what there is at paths in the guest.
 func (vm *VM) Look(paths ...string) []wire.Look {
 	vm.t.Helper()
-	m, err := vm.request(wire.Request{Look: paths}, 2*commandTimeout)
+	return vm.LookAfter("", "", paths...)
+}
+
+// LookAfter is ReadAttr, which must succeed, and then Look, in one request.
+func (vm *VM) LookAfter(dir, attr string, paths ...string) []wire.Look {
+	vm.t.Helper()
+	m, err := vm.request(wire.Request{Sync: dir, Attr: attr, Look: paths}, 2*commandTimeout)
 	if err != nil || len(m.Looks) != len(paths) {
 		vm.t.Fatalf("look: %d answers of %d, %v", len(m.Looks), len(paths), err)
 	}
@@ -135,6 +141,18 @@ func (vm *VM) Detach(i int) {
 	vm.monitor("chardev-remove", map[string]any{"id": fmt.Sprint("fs", i)}, "")
 }
 
+// ResetWithout unplugs the share with that index although the guest does not let it go, because requests to it will never be answered:
+// by a reset. When it returns the guest is up again.
+func (vm *VM) ResetWithout(i int) {
+	vm.t.Helper()
+	vm.monitor("device_del", map[string]any{"id": fmt.Sprint("dev", i)}, "")
+	vm.monitor("system_reset", nil, "DEVICE_DELETED")
+	vm.monitor("chardev-remove", map[string]any{"id": fmt.Sprint("fs", i)}, "")
+	if err := vm.waitHello(bootTimeout); err != nil {
+		vm.t.Fatalf("after a reset: %v\nconsole: %s", err, vm.console())
+	}
+}
+
 // Attach plugs a share in, in the place of one that was detached.
 func (vm *VM) Attach(i int, s Share) {
 	vm.t.Helper()
@@ -142,7 +160,7 @@ func (vm *VM) Attach(i int, s Share) {
 	backend := map[string]any{"type": "socket", "data": map[string]any{"addr": addr, "server": false}}
 	vm.monitor("chardev-add", map[string]any{"id": fmt.Sprint("fs", i), "backend": backend}, "")
 	vm.monitor("device_add", map[string]any{"driver": "vhost-user-fs-pci", "id": fmt.Sprint("dev", i), "queue-size": 1024,
-		"chardev": fmt.Sprint("fs", i), "tag": s.Tag, "bus": fmt.Sprint("slot", i)}, "")
+		"num-request-queues": max(s.Queues, 1), "chardev": fmt.Sprint("fs", i), "tag": s.Tag, "bus": fmt.Sprint("slot", i)}, "")
 }
 
 func (vm *VM) monitor(command string, args any, event string) {

@@ -3,6 +3,7 @@ package vmtest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +51,9 @@ type Options struct {
 	Ports map[string]string
 	// Files are put into the guest, by their path there without leading slash.
 	Files map[string]string
+	// Root, if not empty, is the tag of the share that is the guest's root file system, as SystemdRoot makes one. There is no
+	// initramfs then, and systemd is the init.
+	Root string
 	// Inittab, if not empty, is for busybox's init, which is the guest's then; it has to run /bin/guestd.
 	Inittab string
 }
@@ -126,10 +130,13 @@ func boot(t testing.TB, o Options, a Assets, accel string, limit time.Duration) 
 }
 
 func (vm *VM) start(o Options, a Assets, accel string, limit time.Duration) error {
-	initrd := filepath.Join(vm.dir, "initrd")
-	if err := writeInitramfs(initrd, a.Busybox, a.Guestd, o.Inittab, o.Files); err != nil {
-		close(vm.exited)
-		return err
+	initrd := ""
+	if o.Root == "" {
+		initrd = filepath.Join(vm.dir, "initrd")
+		if err := writeInitramfs(initrd, a.Busybox, a.Guestd, o.Inittab, o.Files); err != nil {
+			close(vm.exited)
+			return err
+		}
 	}
 	var listeners []*net.UnixListener
 	for _, name := range []string{"port", "qmp"} {
@@ -177,34 +184,39 @@ func (vm *VM) start(o Options, a Assets, accel string, limit time.Duration) erro
 	return vm.waitHello(limit)
 }
 
+// args are QEMU's arguments. Those for the shares and the agents are as docs/guests.md has them.
 func (vm *VM) args(o Options, accel, kernel, initrd string) []string {
-	mem := o.MemoryMB
-	if mem == 0 {
-		mem = 512
-	}
+	mem := fmt.Sprint(cmp.Or(o.MemoryMB, 512), "M")
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-M", "q35", "-smp", "1", "-m", fmt.Sprint(mem, "M"),
-		"-object", fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", mem), "-numa", "node,memdev=mem",
-		"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=0",
-		"-serial", "file:" + filepath.Join(vm.dir, "console"),
+		"-M", "q35", "-smp", "1", "-m", mem,
+		"-object", "memory-backend-memfd,id=mem,size=" + mem + ",share=on", "-numa", "node,memdev=mem",
+		"-kernel", kernel, "-serial", "file:" + filepath.Join(vm.dir, "console"),
 		"-chardev", "socket,id=qmp,path=" + filepath.Join(vm.dir, "qmp"), "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=port,path=" + filepath.Join(vm.dir, "port"),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=port,name=" + wire.PortName,
 	}
+	boot := "console=ttyS0 quiet panic=0"
+	if o.Root == "" {
+		args = append(args, "-initrd", initrd)
+	} else {
+		boot += " root=" + o.Root + " rootfstype=virtiofs rw init=/lib/systemd/systemd systemd.show_status=0"
+	}
+	args = append(args, "-append", boot)
 	args = append(args, accelArgs(accel)...)
 	for i, name := range slices.Sorted(maps.Keys(o.Ports)) {
-		args = append(args, "-chardev", fmt.Sprintf("socket,id=port%d,path=%s,reconnect=1", i, o.Ports[name]),
-			"-device", fmt.Sprintf("virtserialport,chardev=port%d,name=%s", i, name))
+		args = append(args, "-chardev", fmt.Sprintf("socket,id=agent%d,path=%s,reconnect=1", i, o.Ports[name]),
+			"-device", fmt.Sprintf("virtserialport,chardev=agent%d,name=%s", i, name))
 	}
 	for i, s := range o.Shares {
-		device := fmt.Sprintf("vhost-user-fs-pci,id=dev%d,queue-size=1024,chardev=fs%d,tag=%s", i, i, s.Tag)
-		if s.Queues > 0 {
-			device += fmt.Sprintf(",num-request-queues=%d", s.Queues)
-		}
+		device := "vhost-user-fs-pci,"
 		if s.Hotplug {
 			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d", i, i+1))
-			device += fmt.Sprintf(",bus=slot%d", i)
+			device += fmt.Sprintf("id=dev%d,bus=slot%d,", i, i)
+		}
+		device += fmt.Sprintf("queue-size=1024,chardev=fs%d,tag=%s", i, s.Tag)
+		if s.Queues > 0 {
+			device += fmt.Sprintf(",num-request-queues=%d", s.Queues)
 		}
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=fs%d,path=%s", i, s.Socket), "-device", device)
 	}

@@ -41,8 +41,8 @@ type puppet struct {
 	known map[uint64]int // lookups that were not forgotten
 }
 
-// newPuppet shares dir with a puppet.
-func newPuppet(t *testing.T, dir string, o agents.ShareOptions) *puppet {
+// newPuppet shares dir with a puppet whose agent has callTimeout for an answer.
+func newPuppet(t *testing.T, dir string, callTimeout time.Duration, o agents.ShareOptions) *puppet {
 	t.Helper()
 	testenv.Need(t, testenv.Root)
 	p := &puppet{t: t, top: dir, path: filepath.Join(t.TempDir(), "a"), known: map[uint64]int{}}
@@ -61,7 +61,7 @@ func newPuppet(t *testing.T, dir string, o agents.ShareOptions) *puppet {
 		o.Ledger = ledger
 	}
 	o.Agents = agents.New(agents.Options{
-		Listen: func(context.Context) (net.Listener, error) { return ln, nil }, CallTimeout: 2 * time.Second, Logger: log,
+		Listen: func(context.Context) (net.Listener, error) { return ln, nil }, CallTimeout: callTimeout, Logger: log,
 	})
 	share := agents.NewShare(o)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -175,20 +175,29 @@ func (p *puppet) serve(before func(*protocol.Calls), until func(*notify.Call) bo
 		if before != nil {
 			before(m)
 		}
+		tried, err := p.answer(m)
 		found := false
-		r := protocol.Results{ID: m.ID}
-		for i := range m.Calls {
+		for i := range tried {
 			found = found || until(&m.Calls[i])
-			if errno := p.perform(&m.Calls[i]); errno != 0 {
-				r.Errno = uint32(errno)
-				break
-			}
-			r.Done++
 		}
-		if err := p.link.Write(&r); err != nil || found {
+		if err != nil || found {
 			return err
 		}
 	}
+}
+
+// answer performs the calls of a message, up to one that fails, and returns how many were tried.
+func (p *puppet) answer(m *protocol.Calls) (tried int, err error) {
+	r := protocol.Results{ID: m.ID}
+	for i := range m.Calls {
+		tried++
+		if errno := p.perform(&m.Calls[i]); errno != 0 {
+			r.Errno = uint32(errno)
+			break
+		}
+		r.Done++
+	}
+	return tried, p.link.Write(&r)
 }
 
 // honest comes as a new agent and serves until a change on the host has arrived. As a real one it comes again if it is sent

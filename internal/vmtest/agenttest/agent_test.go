@@ -36,8 +36,8 @@ func TestGuest(t *testing.T) {
 	}{
 		{"binary", testBinary}, {"events", testEvents}, {"contents", testContents}, {"names", testNames}, {"mapped", testMapped},
 		{"deep", testDeep}, {"ends", testEnds}, {"echo", testEcho}, {"inotifywait", testInotifywait}, {"restart", testAgentRestart}, {"absent", testAbsent},
-		{"vsock", testVsock}, {"initramfs", testInitramfs},
-		{"remount", testRemount}, {"backend", testBackendRestart}, {"reboot", testReboot},
+		{"vsock", testVsock}, {"vsock serve", testVsockServe}, {"initramfs", testInitramfs},
+		{"remount", testRemount}, {"backend", testBackendRestart}, {"reboot", testReboot}, {"killed", testBackendKilled},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {
 			old := b.t
@@ -47,7 +47,7 @@ func TestGuest(t *testing.T) {
 			c.run(b)
 		}) {
 			t.Logf("heraldfs virtiofs said:\n%s", tail(b.said.String()))
-			t.Logf("the agent said:\n%s", b.vm.Run("tail -n 30 /tmp/agent.log"))
+			t.Logf("the agent said:\n%s", b.vm.Run(agentLog))
 		}
 	}
 }
@@ -236,7 +236,7 @@ func testAbsent(b *bed) {
 	b.vm.Run("cd /mnt/absent; ls -l; cat f gone moved; ! cat later")
 	w := b.vm.Watch(everything, "/mnt", "/mnt/absent", "/mnt/absent/gone")
 	defer w.Close()
-	b.killAgent()
+	b.signalAgent("TERM") // it says so; one that is killed is not known to be gone for ten seconds
 	b.do("cd absent; printf 2 | dd of=f conv=notrunc 2>/dev/null; echo x > later; rm gone; mv moved new; chmod 600 new; echo 1 > g")
 	b.vm.Run("cd /mnt/absent; until [ -e g ] && [ -e new ]; do usleep 50000; done; echo x > own; cat own g")
 	// What it has asked for now it asks for again.

@@ -138,25 +138,33 @@ func inotifywait(t testing.TB) map[string]string {
 // start runs heraldfs virtiofs, and returns when it listens.
 func (b *bed) start() {
 	b.t.Helper()
-	args := append([]string{"virtiofs", "--socket", b.socket, "--agent-listen", "unix://" + b.port, "--log-level=debug"}, b.args...)
 	b.said = &output{}
-	b.cmd = exec.Command(filepath.Join(b.programs, "heraldfs"), append(args, b.host)...)
-	b.cmd.Stderr = b.said
+	b.cmd = b.serve(b.said, append([]string{"--socket", b.socket, "--agent-listen", "unix://" + b.port, "--log-level=debug"}, append(b.args, b.host)...)...)
+}
+
+// serve starts a heraldfs virtiofs, and returns when systemd would have been told that it is ready.
+func (b *bed) serve(said *output, args ...string) *exec.Cmd {
+	b.t.Helper()
+	cmd := exec.Command(filepath.Join(b.programs, "heraldfs"), append([]string{"virtiofs"}, args...)...)
+	cmd.Stderr = said
 	path := b.socket + ".notify"
 	ready, err := listenNotify(path)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	defer ready.Close()
-	b.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
-	if err := b.cmd.Start(); err != nil {
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
 	ready.SetReadDeadline(time.Now().Add(30 * time.Second))
 	buf := make([]byte, 256)
 	if n, err := ready.Read(buf); err != nil || string(buf[:n]) != "READY=1" {
-		b.t.Fatalf("heraldfs virtiofs is not ready: %q, %v", buf[:n], err)
+		cmd.Process.Kill()
+		cmd.Wait()
+		b.t.Fatalf("heraldfs virtiofs is not ready: %q, %v\n%s", buf[:n], err, said)
 	}
+	return cmd
 }
 
 // stop ends it.
@@ -165,22 +173,50 @@ func (b *bed) stop() {
 	if b.cmd == nil {
 		return
 	}
-	b.cmd.Process.Signal(unix.SIGTERM)
-	killer := time.AfterFunc(30*time.Second, func() { b.cmd.Process.Kill() })
+	b.end(b.cmd, b.said)
+	b.cmd = nil
+}
+
+// end ends a heraldfs virtiofs, which must not have met with anything.
+func (b *bed) end(cmd *exec.Cmd, said *output) {
+	b.t.Helper()
+	cmd.Process.Signal(unix.SIGTERM)
+	killer := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() })
 	defer killer.Stop()
-	if err := b.cmd.Wait(); err != nil {
+	if err := cmd.Wait(); err != nil {
 		b.t.Errorf("heraldfs virtiofs ended: %v", err)
 	}
-	b.cmd = nil
 	if b.t.Failed() {
-		b.t.Logf("heraldfs virtiofs said:\n%s", tail(b.said.String()))
+		b.t.Logf("heraldfs virtiofs said:\n%s", tail(said.String()))
 	}
 	for _, bad := range []string{"level=ERROR", "panic"} {
-		if strings.Contains(b.said.String(), bad) {
-			b.t.Errorf("heraldfs virtiofs said %s:\n%s", bad, tail(b.said.String()))
+		if strings.Contains(said.String(), bad) {
+			b.t.Errorf("heraldfs virtiofs said %s:\n%s", bad, tail(said.String()))
 		}
 	}
 }
+
+// server is the process that serves, a child of the one that was started.
+func (b *bed) server() (pid int) {
+	b.t.Helper()
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", b.cmd.Process.Pid))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range children {
+		text, err := os.ReadFile(c)
+		if err == nil {
+			_, _ = fmt.Sscan(string(text), &pid)
+		}
+	}
+	if pid == 0 {
+		b.t.Fatal("heraldfs virtiofs has no child")
+	}
+	return pid
+}
+
+// agentLog prints what the agent has said, in a file or to systemd.
+const agentLog = "tail -n 30 /tmp/agent.log || journalctl -n 60 --no-pager"
 
 func tail(s string) string { return s[max(0, len(s)-8000):] }
 
@@ -201,7 +237,7 @@ func (b *bed) attached() {
 			return
 		}
 		if time.Now().After(deadline) {
-			b.t.Fatalf("no agent replays: %v\nagent: %s\nhost: %s", err, b.vm.Run("tail -n 30 /tmp/agent.log"), tail(b.said.String()))
+			b.t.Fatalf("no agent replays: %v\nagent: %s\nhost: %s", err, b.vm.Run(agentLog), tail(b.said.String()))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -218,7 +254,13 @@ func (b *bed) sync() {
 // killAgent kills it in any state.
 func (b *bed) killAgent() {
 	b.t.Helper()
-	b.vm.Run("p=$(cat /tmp/agent.pid); kill -9 $p; while readlink /proc/$p/exe > /dev/null; do usleep 10000; done")
+	b.signalAgent("KILL")
+}
+
+// signalAgent sends a signal that ends it, and waits for that.
+func (b *bed) signalAgent(signal string) {
+	b.t.Helper()
+	b.vm.Run("p=$(cat /tmp/agent.pid); kill -" + signal + " $p; while readlink /proc/$p/exe > /dev/null; do usleep 10000; done")
 }
 
 func (b *bed) path(rel string) string { return filepath.Join(b.host, rel) }

@@ -18,6 +18,7 @@ import (
 	"github.com/heraldfs/heraldfs/internal/vmtest"
 	"github.com/heraldfs/heraldfs/internal/vmtest/wire"
 	"github.com/heraldfs/heraldfs/notify"
+	"github.com/heraldfs/heraldfs/notify/replay"
 )
 
 const (
@@ -35,7 +36,7 @@ func TestParity(t *testing.T) {
 			b.t = t
 			defer func() { b.t = old }()
 			b.vm.Use(t)
-			parity(b, b.host, "/mnt", uint64(seed))
+			parity(b, b.host, "/mnt", uint64(seed), operations)
 		})
 	}
 }
@@ -50,7 +51,7 @@ type compared struct {
 }
 
 // parity compares in a directory below host, which the guest has at guest.
-func parity(b *bed, host, guest string, seed uint64) {
+func parity(b *bed, host, guest string, seed uint64, operations int) {
 	name := fmt.Sprintf("seed-%d", seed)
 	c := &compared{bed: b, root: filepath.Join(host, name), guest: filepath.Join(guest, name)}
 	outside := filepath.Join(b.outside, name)
@@ -84,10 +85,7 @@ func parity(b *bed, host, guest string, seed uint64) {
 	}
 	w := b.vm.Watch(everything|unix.IN_DONT_FOLLOW, there...)
 	defer w.Close()
-	ops, err := c.gen.Run(context.Background(), operations, func(op opgen.Op) error {
-		b.sync()
-		return c.fresh(op)
-	})
+	ops, err := c.gen.Run(context.Background(), operations, c.fresh)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -102,10 +100,8 @@ func parity(b *bed, host, guest string, seed uint64) {
 	if diff := inotest.Compare(native, heard); diff != "" {
 		b.t.Errorf("native and guest differ:\n%s\nafter:\n%s", diff, list(ops))
 	}
-	for _, rel := range slices.Sorted(maps.Keys(c.gen.Tree())) {
-		if err := c.look(rel); err != nil {
-			b.t.Error(err)
-		}
+	if err := c.look(slices.Sorted(maps.Keys(c.gen.Tree()))...); err != nil {
+		b.t.Error(err)
 	}
 	b.t.Logf("%d operations, %d events natively, %d in the guest", len(ops), len(native), len(heard))
 }
@@ -135,23 +131,31 @@ func records(w *vmtest.Watch, labels map[string]string) (out []inotest.Record) {
 	return out
 }
 
-// fresh compares what the guest sees of an operation's places with what must be there.
+// fresh compares what the guest sees of an operation's places, once it is told, with what must be there.
 func (c *compared) fresh(op opgen.Op) error {
+	var places []string
 	for _, rel := range []string{op.Path, op.To} {
-		if rel == "" || filepath.IsAbs(rel) {
-			continue
+		if rel != "" && !filepath.IsAbs(rel) {
+			places = append(places, rel)
 		}
-		if err := c.look(rel); err != nil {
-			return fmt.Errorf("stale after %v: %w", op, err)
-		}
+	}
+	if err := c.look(places...); err != nil {
+		return fmt.Errorf("stale after %v: %w", op, err)
 	}
 	return nil
 }
 
-func (c *compared) look(rel string) error {
-	got := c.vm.Look(filepath.Join(c.guest, rel))[0]
-	want, ok := c.gen.Lookup(rel)
-	return differs(rel, got, want, ok)
+func (c *compared) look(rels ...string) error {
+	var there []string
+	for _, rel := range rels {
+		there = append(there, filepath.Join(c.guest, rel))
+	}
+	var errs []error
+	for i, got := range c.vm.LookAfter("/mnt", replay.SyncAttr, there...) {
+		want, ok := c.gen.Lookup(rels[i])
+		errs = append(errs, differs(rels[i], got, want, ok))
+	}
+	return errors.Join(errs...)
 }
 
 func differs(rel string, got wire.Look, want opgen.Entry, ok bool) error {

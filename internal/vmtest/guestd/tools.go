@@ -25,6 +25,8 @@ func tool(name string, args []string) error {
 		return posix(args[0])
 	case "mapped":
 		return lookMapped(args[0])
+	case "vhost":
+		return vhost(args[0])
 	case "relay":
 		return relay(args)
 	}

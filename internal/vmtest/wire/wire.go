@@ -20,7 +20,7 @@ type Request struct {
 	// Sync is a directory of which an extended attribute, Attr, is read.
 	Sync string `json:"sync,omitempty"`
 	Attr string `json:"attr,omitempty"`
-	// Look are paths to look at; the answer has as many Looks.
+	// Look are paths to look at, after Sync if there is one; the answer has as many Looks.
 	Look []string `json:"look,omitempty"`
 }
 
