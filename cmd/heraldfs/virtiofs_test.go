@@ -132,21 +132,32 @@ func (v *vfs) server() int {
 func TestVirtiofs(t *testing.T) {
 	vmtest.Need(t)
 	program := buildStatic(t)
-	for _, mode := range []string{"namespace", "chroot", "landlock", "none"} {
+	modes := []string{"namespace", "chroot", "landlock", "none"}
+	served := map[string]*vfs{}
+	var shares []vmtest.Share
+	for _, mode := range modes {
+		args := []string{"--cache", "never"}
+		if mode != "namespace" { // the default
+			args = append(args, "--sandbox", mode)
+		}
+		served[mode] = startVFS(t, program, args...)
+		if mode == "namespace" || mode == "chroot" {
+			shares = append(shares, vmtest.Share{Socket: served[mode].socket, Tag: mode})
+		}
+	}
+	vm := vmtest.Start(t, vmtest.Options{Shares: shares})
+	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			args := []string{"--cache", "never"}
-			if mode != "namespace" { // the default
-				args = append(args, "--sandbox", mode)
-			}
-			v := startVFS(t, program, args...)
+			v := served[mode]
+			v.t = t
 			if err := os.WriteFile(filepath.Join(v.dir, "f"), []byte("host"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			confined(t, v, mode)
 			if mode == "namespace" || mode == "chroot" {
-				vm := vmtest.Start(t, vmtest.Options{Shares: []vmtest.Share{{Socket: v.socket, Tag: "src"}}})
-				vm.Mount("src", "/mnt")
-				if got := vm.Run("cat /mnt/f; echo -n guest > /mnt/g; mkdir /mnt/posix; guestd posix /mnt/posix; rm -r /mnt/posix"); got != "host" {
+				vm.Use(t)
+				vm.Mount(mode, "/mnt")
+				if got := vm.Run("cat /mnt/f; echo -n guest > /mnt/g; mkdir /mnt/posix; guestd posix /mnt/posix; rm -r /mnt/posix; umount /mnt"); got != "host" {
 					t.Errorf("in the guest: %q", got)
 				}
 				if got, err := os.ReadFile(filepath.Join(v.dir, "g")); err != nil || string(got) != "guest" {

@@ -146,12 +146,12 @@ func testAgentUnit(b *bed) {
 	if said := b.said.String(); !strings.Contains(said, "the agent ends") {
 		b.t.Errorf("the host was not told of the end:\n%s", tail(said))
 	}
-	// It goes with its mount, and brings it.
-	b.vm.Run("systemctl start " + unit)
+	// It brings its mount, goes with it, and comes with it.
+	b.vm.Run("systemctl stop mnt.mount; systemctl start " + unit + "; grep -q ' /mnt virtiofs' /proc/mounts")
 	b.attached()
 	b.vm.Run("systemctl stop mnt.mount; ! grep -q ' /mnt ' /proc/mounts")
 	b.is(unit, "inactive", 0)
-	b.vm.Run("systemctl start " + unit + "; grep -q ' /mnt virtiofs' /proc/mounts")
+	b.vm.Run("systemctl start mnt.mount; until systemctl -q is-active " + unit + "; do usleep 50000; done")
 	b.attached()
 	b.stopped(unit)
 }
