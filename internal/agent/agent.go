@@ -183,22 +183,19 @@ func (o *Options) channel(ctx context.Context, root int, watch *mountWatch, moun
 	if err != nil {
 		return false, err
 	}
-	var writing sync.Mutex
+	writing := make(chan struct{}, 1) // holds one while somebody writes
 	write := func(m protocol.Message) error {
-		writing.Lock()
-		defer writing.Unlock()
+		writing <- struct{}{}
+		defer func() { <-writing }()
 		return link.Write(m)
 	}
 	defer context.AfterFunc(ctx, func() {
 		// The other end of a virtio-serial port does not notice that ours is closed, and would go on promising long cache times.
-		// Whoever is writing now is waiting for the host, which we do not.
-		if writing.TryLock() {
-			late := time.AfterFunc(farewell, func() { ch.Close() })
-			if err := link.Write(&protocol.Error{Text: "the agent ends"}); err != nil {
-				o.Logger.Debug("the host was not told", "err", err)
-			}
-			late.Stop()
-			writing.Unlock()
+		// A host that takes nothing is not waited for.
+		late := time.AfterFunc(farewell, func() { ch.Close() })
+		defer late.Stop()
+		if err := write(&protocol.Error{Text: "the agent ends"}); err != nil {
+			o.Logger.Debug("the host was not told", "err", err)
 		}
 		ch.Close()
 	})()
