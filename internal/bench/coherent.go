@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,7 +22,7 @@ func (b *bench) coherent(mounts []*mount, changes int) error {
 		fmt.Sprintf("of %d files read, rewritten on the host and read again at once: stale content", rereads), "stale time", "target")
 	for _, m := range mounts[1:] {
 		sync := func() error { return nil }
-		if m.name == "heraldfs" {
+		if strings.HasPrefix(m.name, "heraldfs") {
 			sync = m.sync
 		}
 		if err := sync(); err != nil {
@@ -36,7 +37,7 @@ func (b *bench) coherent(mounts []*mount, changes int) error {
 			return err
 		}
 		said := ""
-		if m.name == "heraldfs" {
+		if strings.HasPrefix(m.name, "heraldfs") {
 			said = "0: " + verdict(files+content+times == 0)
 		}
 		t.row(m.name, fmt.Sprint(files), fmt.Sprint(content), fmt.Sprint(times), said)

@@ -153,6 +153,13 @@ func (b *bench) delay() error {
 	if err := b.delayOf(t, "second native watcher", host, host); err != nil {
 		return err
 	}
+	trips, err := b.rested(b.samples / 4)
+	if err != nil {
+		return err
+	}
+	if len(trips) > 0 {
+		t.row("one FUSE request to a bare C daemon", "getattr", short(percentile(trips, 50)), short(percentile(trips, 99)), short(percentile(trips, 100)), "")
+	}
 	for _, backend := range []string{"fanotify", "inotify"} {
 		m, err := b.heraldfs(host, "--watcher="+backend)
 		if err != nil {
@@ -164,6 +171,7 @@ func (b *bench) delay() error {
 		}
 	}
 	t.note("Both watchers are threads of one process and read one clock. The first lines are the noise of the method: two watchers of the same directory.")
+	t.note("An event takes a wake of the watcher, one of the replayer and two requests or more; what wakes cost on the machine at the moment is in the line of the bare daemon: two wakes and next to no work.")
 	t.note("There is a pause of %v between two changes. A watcher that polls, as they do on mounts without events, hears after half of its interval on average.", delayGap)
 	return nil
 }

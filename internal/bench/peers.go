@@ -141,31 +141,55 @@ func (m *mount) requests() (map[string]int, error) {
 //go:embed floor/floor.c
 var floorSource []byte
 
-// roundTrip measures a request answered by the least of all daemons. Zero: there is no C compiler.
-func (b *bench) roundTrip() (time.Duration, error) {
+// floor mounts the least of all daemons. Nil: there is no C compiler.
+func (b *bench) floor() (*mount, error) {
 	if _, err := exec.LookPath("gcc"); err != nil {
-		return 0, nil
+		return nil, nil
 	}
 	src, bin := filepath.Join(b.dir, "floor.c"), filepath.Join(b.dir, "floor")
 	if err := os.WriteFile(src, floorSource, 0o644); err != nil {
-		return 0, err
+		return nil, err
 	}
 	if text, err := exec.CommandContext(b.ctx, "gcc", "-O2", "-o", bin, src).CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build the floor: %w\n%s", err, text)
+		return nil, fmt.Errorf("build the floor: %w\n%s", err, text)
 	}
-	m, err := b.mountWith("floor", func(point string) (*process, error) { return b.start("ready", onStdout, bin, point) })
-	if err != nil {
+	return b.mountWith("floor", func(point string) (*process, error) { return b.start("ready", onStdout, bin, point) })
+}
+
+// ask makes one request that is answered from memory.
+func ask(point string) error {
+	var st unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, point, unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
+}
+
+// roundTrip measures a request answered by the floor's daemon, in a row. Zero: there is none.
+func (b *bench) roundTrip() (time.Duration, error) {
+	m, err := b.floor()
+	if m == nil || err != nil {
 		return 0, err
 	}
 	const calls, rounds = 2000, 9
 	var each []time.Duration
 	for range rounds {
 		began := time.Now()
-		err = errors.Join(err, repeat(calls, func(int) error {
-			var st unix.Statx_t
-			return unix.Statx(unix.AT_FDCWD, m.point, unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
-		}))
+		err = errors.Join(err, repeat(calls, func(int) error { return ask(m.point) }))
 		each = append(each, time.Since(began)/calls)
 	}
 	return median(each), errors.Join(err, m.close())
+}
+
+// rested measures requests to the floor's daemon after everything has fallen asleep.
+func (b *bench) rested(n int) ([]time.Duration, error) {
+	m, err := b.floor()
+	if m == nil || err != nil {
+		return nil, err
+	}
+	var each []time.Duration
+	for range n {
+		time.Sleep(delayGap)
+		began := time.Now()
+		err = errors.Join(err, ask(m.point))
+		each = append(each, time.Since(began))
+	}
+	return each, errors.Join(err, m.close())
 }
