@@ -45,8 +45,8 @@ func (b *buckets) at(hash uint64) **node {
 
 func (b *buckets) bucket(i uint64) **node { return &b.segments[i/segment][i%segment] }
 
-func (b *buckets) put(n *node) {
-	head := b.at(b.hash(n.object()))
+func (b *buckets) put(hash uint64, n *node) {
+	head := b.at(hash)
 	n.next, *head = *head, n
 	if b.count++; b.count > longChain*b.n {
 		b.split()

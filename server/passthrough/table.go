@@ -49,9 +49,10 @@ func newTable() *table {
 	return t
 }
 
-// ofObject returns the shard of obj. The low bits of the hash choose the bucket.
-func (t *table) ofObject(obj notify.Object) *shard {
-	return &t.shards[hashObject(t.seed, obj)>>48%shards]
+// ofObject returns the shard of obj, and the hash of obj, of which the low bits choose the bucket.
+func (t *table) ofObject(obj notify.Object) (*shard, uint64) {
+	h := hashObject(t.seed, obj)
+	return &t.shards[h>>48%shards], h
 }
 
 // ofID returns the shard of a nodeid that is not the root's.
@@ -78,8 +79,8 @@ func (t *table) full(limit func() int) bool {
 
 func (t *table) len() int { return int(t.count.Load()) }
 
-func (s *shard) find(obj notify.Object, m *mount) *node {
-	n := *s.byObj.at(s.byObj.hash(obj))
+func (s *shard) find(hash uint64, obj notify.Object, m *mount) *node {
+	n := *s.byObj.at(hash)
 	for n != nil && (n.dev.mnt != m || n.object() != obj) {
 		n = n.next
 	}
@@ -88,9 +89,9 @@ func (s *shard) find(obj notify.Object, m *mount) *node {
 
 // find returns the node of obj on m with its lookup count raised.
 func (t *table) find(obj notify.Object, m *mount) *node {
-	s := t.ofObject(obj)
+	s, hash := t.ofObject(obj)
 	s.mu.RLock()
-	n := s.find(obj, m)
+	n := s.find(hash, obj, m)
 	if n != nil {
 		n.lookups.Add(1)
 	}
@@ -122,10 +123,10 @@ func (t *table) hasNumbered() bool { return t.numbered.Load() > 0 }
 // insert adds fresh and gives it an id, or returns the node that another request
 // inserted first. Either way the lookup count of the result is raised.
 func (t *table) insert(fresh *node) (n *node, inserted bool) {
-	s := t.ofObject(fresh.object())
+	s, hash := t.ofObject(fresh.object())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n := s.find(fresh.object(), fresh.dev.mnt); n != nil {
+	if n := s.find(hash, fresh.object(), fresh.dev.mnt); n != nil {
 		n.lookups.Add(1)
 		return n, false
 	}
@@ -139,7 +140,7 @@ func (t *table) insert(fresh *node) (n *node, inserted bool) {
 			s.next += (shards - 1) * nodeid.PageSize
 		}
 	}
-	s.byObj.put(fresh)
+	s.byObj.put(hash, fresh)
 	if fresh.htype == notify.TypeInode {
 		t.numbered.Add(1)
 	}
@@ -180,9 +181,9 @@ func (t *table) forget(id, count uint64) *node {
 
 // ids appends the nodeids of obj.
 func (t *table) ids(dst []uint64, obj notify.Object) []uint64 {
-	s := t.ofObject(obj)
+	s, hash := t.ofObject(obj)
 	s.mu.RLock()
-	for n := *s.byObj.at(s.byObj.hash(obj)); n != nil; n = n.next {
+	for n := *s.byObj.at(hash); n != nil; n = n.next {
 		if n.object() == obj {
 			dst = append(dst, n.id)
 		}
