@@ -69,12 +69,15 @@ func (a *agent) Close(reason error) {
 // clip keeps a text within what a message may hold.
 func clip(s string) string { return s[:min(len(s), protocol.MaxText)] }
 
-// end says that the agent is gone. It is called by the goroutine that reads.
+// end says that the agent is gone, and returns when nothing more is written to it: the channel may have another agent
+// by now, whose handshake must stand alone. It is called by the goroutine that reads.
 func (a *agent) end(reason error) {
 	a.mu.Lock()
 	a.ended, a.reason = true, reason
 	a.mu.Unlock()
 	close(a.done)
+	a.wmu.Lock() // whoever writes has seen that it has not ended; a write is bounded
+	a.wmu.Unlock()
 	a.pinging.Wait()
 }
 

@@ -249,7 +249,10 @@ func (q *queue) Torn(r *notify.Raw) bool {
 	}
 	defer unix.Close(dir)
 	var st unix.Stat_t
-	return unix.Fstatat(dir, r.Name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+	if unix.Fstatat(dir, r.Name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	return st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 // a whiteout comes without a record
 }
 
 // maxRecord is more than the longest record: its metadata and three names with handles.

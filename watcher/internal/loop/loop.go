@@ -34,9 +34,6 @@ import (
 // maxBatch bounds how many records one turn takes before it emits.
 const maxBatch = 64 << 10
 
-// tornWait is how long the second record of an exchange is waited for.
-const tornWait = 2 * time.Millisecond
-
 // ownPause is how long a change by others can go unread because of our own.
 const ownPause = 200 * time.Microsecond
 
@@ -47,12 +44,6 @@ type Queue interface {
 	// Read takes what one read(2) gives and appends the records that keep accepts. It does not
 	// block; empty says that nothing was left.
 	Read(dst []notify.Raw, keep func(*notify.Raw) bool) (raws []notify.Raw, empty bool, err error)
-}
-
-// Tearer is a Queue that tells an exchange by two records, of which the second is queued a moment after the first. Torn reports
-// whether r, the last one read, may be such a first one.
-type Tearer interface {
-	Torn(r *notify.Raw) bool
 }
 
 // Settler is a Queue that is told when all that it gave has been told, and nothing is held back.
@@ -183,12 +174,9 @@ func (l *Loop) turn(raws []notify.Raw, events []notify.Event) ([]notify.Raw, []n
 			return raws, events, false, err
 		}
 	}
-	if t, ok := l.cfg.Queue.(Tearer); ok && empty && len(raws) > 0 && t.Torn(&raws[len(raws)-1]) {
+	if empty {
 		var err error
-		fds := [1]unix.PollFd{{Fd: int32(l.cfg.Queue.Fd()), Events: unix.POLLIN}}
-		ts := unix.NsecToTimespec(tornWait.Nanoseconds())
-		_, _ = unix.Ppoll(fds[:], &ts, nil) // an error is as good as a timeout
-		if raws, empty, err = l.cfg.Queue.Read(raws, l.keep); err != nil {
+		if raws, empty, err = l.whole(raws); err != nil {
 			return raws, events, false, err
 		}
 	}
