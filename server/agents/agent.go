@@ -31,12 +31,12 @@ type agent struct {
 	timer         *time.Timer
 	results       chan *protocol.Results
 
-	wmu sync.Mutex // one message is written at a time
+	wmu   sync.Mutex // one message is written at a time
+	ended bool       // guarded by wmu
 
 	mu      sync.Mutex
 	waiting bool // for the answer to expect
 	expect  uint64
-	ended   bool
 	reason  error         // set before done is closed
 	done    chan struct{} // closed at the end
 	pinging sync.WaitGroup
@@ -72,11 +72,10 @@ func clip(s string) string { return s[:min(len(s), protocol.MaxText)] }
 // end says that the agent is gone, and returns when nothing more is written to it: the channel may have another agent
 // by now, whose handshake must stand alone. It is called by the goroutine that reads.
 func (a *agent) end(reason error) {
-	a.mu.Lock()
-	a.ended, a.reason = true, reason
-	a.mu.Unlock()
+	a.reason = reason
 	close(a.done)
-	a.wmu.Lock() // whoever writes has seen that it has not ended; a write is bounded
+	a.wmu.Lock() // whoever writes now is waited for; a write is bounded
+	a.ended = true
 	a.wmu.Unlock()
 	a.pinging.Wait()
 }
@@ -100,10 +99,7 @@ func (a *agent) ping() {
 func (a *agent) write(m protocol.Message) error {
 	a.wmu.Lock()
 	defer a.wmu.Unlock()
-	a.mu.Lock()
-	ended := a.ended
-	a.mu.Unlock()
-	if ended {
+	if a.ended {
 		return notify.ErrDetached
 	}
 	err := a.link.Write(m)
