@@ -107,6 +107,8 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 	switch {
 	case n != nil && (n.id == out.NodeId || n.isGhost() && n.isDir() == isDir) || known && n == nil:
 		if !changed {
+			// What the guest has of its times tells the kernel whether its pages are good.
+			r.far.InvalInode(out.NodeId, -1, 0)
 			return
 		}
 		if isDir {

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -59,4 +60,31 @@ func TestSourceIsBehind(t *testing.T) {
 	if d := cmp.Diff([]string{`. CREATE "a"`, `. MOVED_FROM "a" cookie 1`}, got); d != "" {
 		t.Errorf("before the MOVED_TO the guest's watchers heard (-want +got):\n%s", d)
 	}
+}
+
+// TestMoveIntoRemoved: a directory that the guest takes for removed gets something, or gives it away. What
+// happens at the other end is told all the same.
+func TestMoveIntoRemoved(t *testing.T) {
+	b := newBed(t, func(host string) {
+		for _, dir := range []string{"a/gone", "a/one", "a/two"} {
+			if err := os.MkdirAll(filepath.Join(host, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	held, err := os.Open(filepath.Join(b.mnt, "a/gone"))
+	b.must(err)
+	defer held.Close()
+	b.look("a/one")
+	b.watch("a")
+	gone, one, two := b.obj("a/gone"), b.obj("a/one"), b.obj("a/two")
+	b.must(os.Rename(b.path("a/gone"), filepath.Join(t.TempDir(), "gone")))
+	b.push(isDir(b.ev(notify.OpDelete, "a", "gone", gone)))
+	b.expect(`a DELETE,ISDIR "gone"`)
+	into := isDir(b.move("a", "one", "a", "one", one))
+	into.NewDir = gone
+	from := isDir(b.move("a", "two", "a", "three", two))
+	from.Dir = gone
+	b.push(into, from)
+	b.expect(`a MOVED_FROM,ISDIR "one" cookie 1`, `a MOVED_TO,ISDIR "three" cookie 2`)
 }

@@ -11,6 +11,13 @@ import (
 
 func (r *Replayer) move(p, np uint64, ev *notify.Event) {
 	name, newName := ev.Name, ev.NewName
+	// A directory that the guest takes for removed is no place to go to or to come from.
+	if !r.view.reachable(p) {
+		p = 0
+	}
+	if !r.view.reachable(np) {
+		np = 0
+	}
 	near := max(p, np)
 	if near == 0 {
 		near = stagingID

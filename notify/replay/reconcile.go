@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// clockSlack covers the kernel's coarse file time stamps.
-	clockSlack = 50 * time.Millisecond
+	// clockSlack covers the kernel's coarse file time stamps, and that an event's time is that of its
+	// being read: on a busy machine a while after.
+	clockSlack = 250 * time.Millisecond
 	// lossPatience is how long the events behind an overflow may go on coming
 	// before the comparison starts all the same.
 	lossPatience = 2 * time.Second

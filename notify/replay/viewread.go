@@ -35,6 +35,24 @@ func (v *view) place(n *vnode) (parent uint64, name string, ok bool) {
 	return e.parent.id, e.name, true
 }
 
+// reachable reports whether a directory has a way from the root, or from the staging directory.
+func (v *view) reachable(id uint64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id != rootID && id != stagingID {
+		n := v.nodes.Get(id)
+		if n == nil {
+			return false
+		}
+		e := n.lastEdge()
+		if e.parent == nil {
+			return false
+		}
+		id = e.parent.id
+	}
+	return true
+}
+
 func (v *view) len() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
