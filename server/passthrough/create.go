@@ -148,7 +148,7 @@ func (fs *FS) opened(p *node, name string, raw int, flags uint32, out *fuse.Crea
 		fs.ios.put(&openFile{n: n, fd: sys.NewFD(raw), flags: flags})
 		return nil
 	}
-	out.Fh = fs.files.add(n, raw, flags)
+	out.Fh = fs.files.add(n, raw, flags, name != "")
 	return nil
 }
 

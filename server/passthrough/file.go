@@ -16,6 +16,8 @@ type openFile struct {
 	n     *node
 	fd    *sys.FD
 	flags uint32
+	// named says that fd was opened by name, so that watchers of the directory hear of what is done through it.
+	named bool
 	// next is the next open file of n. Guarded by n.mu.
 	next *openFile
 	io   ioUse
@@ -37,8 +39,8 @@ func (t *fileTable) init() {
 }
 
 // add takes ownership of raw.
-func (t *fileTable) add(n *node, raw int, flags uint32) uint64 {
-	f := &openFile{n: n, fd: sys.NewFD(raw), flags: flags}
+func (t *fileTable) add(n *node, raw int, flags uint32, named bool) uint64 {
+	f := &openFile{n: n, fd: sys.NewFD(raw), flags: flags, named: named}
 	n.mu.Lock()
 	h := n.holdLocked()
 	f.next, h.files = h.files, f
@@ -161,7 +163,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 		unix.Close(raw)
 		return status(err)
 	}
-	out.Fh = fs.files.add(n, raw, in.Flags)
+	out.Fh = fs.files.add(n, raw, in.Flags, false)
 	return fuse.OK
 }
 
@@ -227,7 +229,7 @@ func (fs *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	}
 	defer f.fd.Release()
 	fs.dropLocks(f.n, in.LockOwner)
-	if !f.writable() {
+	if !f.writable() || f.n.dev.mute {
 		return fuse.OK
 	}
 	dup, err := unix.FcntlInt(uintptr(f.fd.Int()), unix.F_DUPFD_CLOEXEC, 0)

@@ -31,6 +31,8 @@ type device struct {
 	fsid uint64
 	// index is 0 on the root's device.
 	index uint64
+	// mute says that close(2) never fails there.
+	mute bool
 }
 
 // ino maps the host's inode number to the guest's.
@@ -47,6 +49,20 @@ func (d *device) ino(host uint64) uint64 {
 	binary.NativeEndian.PutUint64(b[8:], host)
 	h.Write(b[:])
 	return h.Sum64() | 1<<63
+}
+
+// closesQuietly reports whether fd is on a file system that does nothing at close(2): it has no flush operation, and
+// says what went wrong to those who write or sync.
+func closesQuietly(fd int) bool {
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil {
+		return false
+	}
+	switch st.Type {
+	case unix.TMPFS_MAGIC, unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+		return true
+	}
+	return false
 }
 
 func (m *mount) acquire() bool {
@@ -197,7 +213,7 @@ func (fs *FS) device(m *mount, dev uint64, fd int) (*device, error) {
 			return d, nil
 		}
 	}
-	d := &device{mnt: m, dev: dev, fsid: fsid, index: index}
+	d := &device{mnt: m, dev: dev, fsid: fsid, index: index, mute: closesQuietly(fd)}
 	m.devices = append(m.devices, d)
 	return d, nil
 }

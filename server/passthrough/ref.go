@@ -60,6 +60,23 @@ func (n *node) pinned() *sys.FD {
 	return nil
 }
 
+// namedOpen returns n's pin, or a descriptor of n that was opened by name and is open still, with a reference; or nil.
+// The kernel keeps a descriptor's name when the host renames the file.
+func (n *node) namedOpen() *sys.FD {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.heldLocked()
+	if h.pin != nil && h.pin.Acquire() {
+		return h.pin
+	}
+	for f := h.files; f != nil; f = f.next {
+		if f.named && f.fd.Acquire() {
+			return f.fd
+		}
+	}
+	return nil
+}
+
 func (fs *FS) openHandle(n *node, flags int) (int, error) {
 	raw, err := sys.OpenByHandle(n.dev.mnt.fd.Int(), n.object(), flags)
 	if err == unix.EMFILE || err == unix.ENFILE {
@@ -76,7 +93,7 @@ func (fs *FS) refNamed(n *node) (*sys.FD, error) {
 	if n.isDir() || n.dev.mnt.fd == nil {
 		return fs.ref(n)
 	}
-	if fd := n.pinned(); fd != nil {
+	if fd := n.namedOpen(); fd != nil {
 		return fd, nil
 	}
 	if fd := fs.refHint(n); fd != nil {
@@ -119,20 +136,22 @@ func (n *node) isAt(fd int) bool {
 }
 
 // known returns the node of what fd refers to, if the guest knows it. The lookup
-// count is not raised: the node may be forgotten at any time.
-func (fs *FS) known(p *node, fd int) *node {
+// count is not raised: the node may be forgotten at any time. leaf says that it is no directory, if it is anything.
+func (fs *FS) known(p *node, fd int, leaf bool) *node {
 	var h sys.Handle
 	kind, id, err := sys.HandleOf(fd, &h)
 	if err != nil || kind == sys.HandleNone || id != p.dev.mnt.id {
 		return nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil
-	}
-	dev, err := fs.device(p.dev.mnt, st.Dev, fd)
-	if err != nil {
-		return nil
+	dev := p.dev
+	if !leaf || fs.nodes.hasNumbered() { // only a directory can be on another device of the same mount
+		if err := unix.Fstat(fd, &st); err != nil {
+			return nil
+		}
+		if dev, err = fs.device(p.dev.mnt, st.Dev, fd); err != nil {
+			return nil
+		}
 	}
 	n := fs.find(kind, &h, p.dev.mnt, dev, &st)
 	if n != nil {
@@ -144,7 +163,7 @@ func (fs *FS) known(p *node, fd int) *node {
 // pinVictim gives the object at dir/name, if the guest knows it and it is about to lose its
 // last name, a descriptor: it could not be opened by handle any more. undo is called when the
 // name was not removed after all.
-func (fs *FS) pinVictim(p *node, dir int, name string) (victim *node, undo func()) {
+func (fs *FS) pinVictim(p *node, dir int, name string, leaf bool) (victim *node, undo func()) {
 	if !fs.handles {
 		if fs.opts.Ledger != nil {
 			victim = fs.knownAt(p, dir, name)
@@ -155,7 +174,7 @@ func (fs *FS) pinVictim(p *node, dir int, name string) (victim *node, undo func(
 	if err != nil {
 		return nil, nop
 	}
-	n := fs.known(p, raw)
+	n := fs.known(p, raw, leaf)
 	if n == nil || n.dev.mnt.fd == nil {
 		unix.Close(raw)
 		return n, nop

@@ -23,7 +23,7 @@ func (fs *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 		return status(err)
 	}
 	defer dir.Release()
-	victim, undo := fs.pinVictim(p, dir.Int(), name)
+	victim, undo := fs.pinVictim(p, dir.Int(), name, flags == 0)
 	mask := notify.Delete
 	if flags != 0 {
 		mask |= notify.IsDir
@@ -63,7 +63,7 @@ func (fs *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName stri
 	case exchange:
 		victim = fs.knownAt(to, newDir.Int(), newName)
 	case in.Flags&unix.RENAME_NOREPLACE == 0:
-		victim, undo = fs.pinVictim(to, newDir.Int(), newName)
+		victim, undo = fs.pinVictim(to, newDir.Int(), newName, false)
 	}
 	defer fs.expectRename(from, oldName, to, newName, moved, victim, in.Flags)()
 	if err := unix.Renameat2(oldDir.Int(), oldName, newDir.Int(), newName, uint(in.Flags)); err != nil {
@@ -95,7 +95,7 @@ func (fs *FS) knownAt(p *node, dir int, name string) *node {
 		return nil
 	}
 	defer unix.Close(raw)
-	return fs.known(p, raw)
+	return fs.known(p, raw, false)
 }
 
 func (fs *FS) expectRename(from *node, oldName string, to *node, newName string, moved, victim *node, flags uint32) func() {
