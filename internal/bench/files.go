@@ -30,6 +30,8 @@ type workload struct {
 	// time and the requests of the run, each at the round trip of a bare C daemon.
 	factor    float64
 	overFloor bool
+	// reads says that nothing is written, so that the bare daemon can serve it.
+	reads bool
 	// prepare and clean work on the source, while nothing is mounted.
 	prepare, clean func(src string) error
 	run            func(ctx context.Context, dir string) error
@@ -53,24 +55,24 @@ func (b *bench) workloads(bed *filesBed) []workload {
 	grep := prog("grep", "-r", "--exclude-dir=.git", "no such words", ".")
 	big := func(dir string) string { return filepath.Join(dir, "big") }
 	list := []workload{
-		{name: "find -printf, cold", rounds: 5, factor: 1.3, run: find},
-		{name: "find -printf, warm", rounds: 5, warm: 2, factor: 1.05, run: find},
-		{name: "stat of every file, warm", rounds: 5, warm: 2, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
+		{name: "find -printf, cold", rounds: 5, reads: true, factor: 1.3, run: find},
+		{name: "find -printf, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: find},
+		{name: "stat of every file, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
 			_, _, err := lstatWalk(dir)
 			return err
 		})},
-		{name: "git status, warm", rounds: 5, warm: 2, factor: 1.05, run: prog("git", "status", "--porcelain")},
-		{name: "grep -r, cold", rounds: 5, factor: 1.3, run: grep},
-		{name: "grep -r, warm", rounds: 5, warm: 2, factor: 1.05, run: grep},
+		{name: "git status, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: prog("git", "status", "--porcelain")},
+		{name: "grep -r, cold", rounds: 5, reads: true, factor: 1.3, run: grep},
+		{name: "grep -r, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: grep},
 	}
 	if _, err := exec.LookPath("rg"); err == nil {
-		list = append(list, workload{name: "rg, warm", rounds: 5, warm: 2, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
+		list = append(list, workload{name: "rg, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
 	}
 	sequential := func(_ context.Context, dir string) error { return readAll(big(dir)) }
 	list = append(list,
-		workload{name: "sequential read, cold", rounds: 5, factor: 1.3, run: sequential},
-		workload{name: "sequential read, warm", rounds: 5, warm: 1, factor: 1.05, run: sequential},
-		workload{name: "random reads of 4 KiB, warm", rounds: 5, warm: 1, factor: 1.05, run: func(_ context.Context, dir string) error {
+		workload{name: "sequential read, cold", rounds: 5, reads: true, factor: 1.3, run: sequential},
+		workload{name: "sequential read, warm", rounds: 5, reads: true, warm: 1, factor: 1.05, run: sequential},
+		workload{name: "random reads of 4 KiB, warm", rounds: 5, reads: true, warm: 1, factor: 1.05, run: func(_ context.Context, dir string) error {
 			return randomReads(big(dir), bed.bigSize, 20000)
 		}},
 		workload{name: "sequential write", rounds: 5, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
@@ -200,6 +202,9 @@ func (b *bench) files() error {
 		return err
 	}
 	peers := b.peers()
+	if _, err := exec.LookPath("gcc"); err == nil {
+		peers = append(peers, peer{bareDaemon, (*bench).still})
+	}
 	header := []string{"job", "native"}
 	for _, p := range peers[1:] {
 		header = append(header, p.name, "ratio")
@@ -219,6 +224,7 @@ func (b *bench) files() error {
 	}
 	t.note("Each run has a mount of its own, and nothing else is mounted; \"cold\" is its first use, \"warm\" comes after runs that are not timed. Peers take turns; medians of 3 to 5.")
 	t.note("requests: FUSE requests of one run with heraldfs. floor: the native time, and each of these requests at %s, the round trip of a bare C daemon that answers from memory. Requests that nobody waits for are counted alike, so that a daemon can be faster than the floor.", short(trip))
+	t.note("bare daemon: one thread of C that has read the tree before, answers from memory and lets the kernel keep all for an hour (internal/bench/floor/still.c). It hears of no change: what a reader's job takes there is the kernel's own FUSE code and the way of the requests, the least that any FUSE mount without passthrough can take.")
 	t.note("Targets are for heraldfs with its defaults; --no-open gives up what docs/semantics.md says.")
 	return nil
 }
@@ -235,6 +241,9 @@ func (b *bench) compare(bed *filesBed, peers []peer, w workload) (times [][]time
 			i := (k + round) % len(peers)
 			if b.ctx.Err() != nil {
 				return nil, 0, b.ctx.Err()
+			}
+			if peers[i].name == bareDaemon && !w.reads {
+				continue
 			}
 			took, asked, err := b.once(bed.src, peers[i], w)
 			if err != nil && !ours(peers[i].name) {
@@ -306,6 +315,14 @@ func (t *table) workload(b *bench, w workload, peers []peer, times [][]time.Dura
 	fastest, name := time.Duration(1<<62), ""
 	bars := group{name: w.name}
 	for i, d := range times[1:] {
+		if peers[i+1].name == bareDaemon {
+			if len(d) == 0 {
+				cells = append(cells, "", "")
+			} else {
+				cells = append(cells, short(median(d)), fmt.Sprintf("%.2f", ratio(median(d), native)))
+			}
+			continue
+		}
 		if len(d) == 0 {
 			cells, bars.ratios = append(cells, "failed", ""), append(bars.ratios, 0)
 			continue

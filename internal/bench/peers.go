@@ -146,14 +146,40 @@ func (b *bench) floor() (*mount, error) {
 	if _, err := exec.LookPath("gcc"); err != nil {
 		return nil, nil
 	}
-	src, bin := filepath.Join(b.dir, "floor.c"), filepath.Join(b.dir, "floor")
-	if err := os.WriteFile(src, floorSource, 0o644); err != nil {
+	bin, err := b.compile("floor", floorSource)
+	if err != nil {
 		return nil, err
 	}
-	if text, err := exec.CommandContext(b.ctx, "gcc", "-O2", "-o", bin, src).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the floor: %w\n%s", err, text)
-	}
 	return b.mountWith("floor", func(point string) (*process, error) { return b.start("ready", onStdout, bin, point) })
+}
+
+//go:embed floor/still.c
+var stillSource []byte
+
+const bareDaemon = "bare daemon"
+
+// still mounts source with the least of all daemons that shows one.
+func (b *bench) still(source string) (*mount, error) {
+	bin, err := b.compile("still", stillSource)
+	if err != nil {
+		return nil, err
+	}
+	return b.mountWith("still", func(point string) (*process, error) { return b.start("ready", onStdout, bin, source, point) })
+}
+
+// compile makes a program of C, once.
+func (b *bench) compile(name string, text []byte) (string, error) {
+	src, bin := filepath.Join(b.dir, name+".c"), filepath.Join(b.dir, name)
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	if err := os.WriteFile(src, text, 0o644); err != nil {
+		return "", err
+	}
+	if text, err := exec.CommandContext(b.ctx, "gcc", "-O2", "-o", bin, src).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, text)
+	}
+	return bin, nil
 }
 
 // ask makes one request that is answered from memory.

@@ -9,7 +9,7 @@
 //
 // While the process itself changes the tree, as a mount does for its guest, most records are its own. A wake for
 // each of them would cost more than the change. So after a turn that found nothing else
-// the queue is left alone for ownPause; a barrier does not wait for that.
+// the queue is left alone for a while, which grows as long as there is nothing else; a barrier does not wait for that.
 //
 // # Deadlocks
 //
@@ -34,8 +34,12 @@ import (
 // maxBatch bounds how many records one turn takes before it emits.
 const maxBatch = 64 << 10
 
-// ownPause is how long a change by others can go unread because of our own.
-const ownPause = 200 * time.Microsecond
+// A change by others can go unread because of our own for firstPause, and for longestPause when all that came
+// lately was ours.
+const (
+	firstPause   = 200 * time.Microsecond
+	longestPause = 8 * firstPause
+)
 
 // Queue is a kernel notification queue.
 type Queue interface {
@@ -70,8 +74,8 @@ type Loop struct {
 	wakeFd    int
 	coalescer *coalesce.Coalescer
 	keep      func(*notify.Raw) bool
-	seen      int  // records of this turn, kept or not
-	own       bool // all records of the last turn were ours
+	seen      int           // records of this turn, kept or not
+	pause     time.Duration // how long the queue is left alone, since all records of the last turn were ours
 	seq       uint64
 	owed      bool // something was read since emit last heard of the queue's end
 	mountsDue bool
@@ -184,7 +188,11 @@ func (l *Loop) turn(raws []notify.Raw, events []notify.Event) ([]notify.Raw, []n
 	if len(raws) > 0 {
 		l.owed = true
 	}
-	l.own = l.seen > 0 && len(raws) == 0
+	if l.seen > 0 && len(raws) == 0 {
+		l.pause = min(max(2*l.pause, firstPause), longestPause)
+	} else {
+		l.pause = 0
+	}
 	if empty && l.cfg.Ledger != nil {
 		l.cfg.Ledger.Drained(ticket)
 	}
@@ -240,9 +248,9 @@ func (l *Loop) wait() error {
 		{Fd: int32(l.wakeFd), Events: unix.POLLIN},
 		{Fd: -1, Events: unix.POLLPRI},
 	}
-	if l.own && l.cfg.DropPid != 0 && timeout == nil {
+	if l.pause > 0 && l.cfg.DropPid != 0 && timeout == nil {
 		fds[0].Fd = -1
-		ts := unix.NsecToTimespec(ownPause.Nanoseconds())
+		ts := unix.NsecToTimespec(l.pause.Nanoseconds())
 		timeout = &ts
 	}
 	if l.cfg.Mounts != nil {

@@ -90,3 +90,35 @@ func TestTornExchange(t *testing.T) {
 		l.Close()
 	}
 }
+
+// TestPause: the queue is left alone longer and longer while all that comes is ours, and not at all after anything else.
+func TestPause(t *testing.T) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	q := &tornQueue{fd: fd, raws: make(chan notify.Raw, 4)}
+	const us = 7
+	l, err := New(Config{Queue: q, DropPid: us})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	turn := func(pid int32) time.Duration {
+		if pid != 0 {
+			q.put(t, notify.Raw{Mask: notify.Modify, Name: "a", Pid: pid})
+		}
+		if _, _, _, err := l.turn(nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		return l.pause
+	}
+	var got []time.Duration
+	for _, pid := range []int32{us, us, us, us, us, 0, us, us, us + 1, us} {
+		got = append(got, turn(pid)/firstPause)
+	}
+	if want := []time.Duration{1, 2, 4, 8, 8, 0, 1, 2, 0, 1}; !slices.Equal(got, want) {
+		t.Errorf("the queue is left alone for %v times the first pause, want %v", got, want)
+	}
+}
