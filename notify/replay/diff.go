@@ -31,6 +31,11 @@ func (d *diff) recent(sec uint64, nsec uint32) bool {
 	return !time.Unix(int64(sec), int64(nsec)).Before(d.since)
 }
 
+// fairlyRecent is recent for what the guest does not know.
+func (d *diff) fairlyRecent(sec uint64, nsec uint32) bool {
+	return !time.Unix(int64(sec), int64(nsec)).Before(d.since.Add(clockSlack - strangerSlack))
+}
+
 // name compares a single name.
 func (d *diff) name(r *Replayer, parent uint64, name string) {
 	var out fuse.EntryOut
@@ -60,7 +65,7 @@ func (d *diff) name(r *Replayer, parent uint64, name string) {
 func (d *diff) dir(r *Replayer, id uint64) {
 	var self fuse.Attr
 	alive := r.tree.Attr(id, &self).Ok()
-	touched := alive && d.recent(self.Mtime, self.Mtimensec)
+	touched := alive && d.fairlyRecent(self.Mtime, self.Mtimensec)
 	depth := r.view.depth(id)
 	obj, _ := r.tree.Object(id)
 	seen := r.view.names(id)
@@ -130,7 +135,7 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 		d.added = append(d.added, found{id, name, out.NodeId, isDir, depth})
 	case touched:
 		r.far.InvalEntry(id, name, true)
-		if changed {
+		if d.fairlyRecent(a.Ctime, a.Ctimensec) {
 			d.added = append(d.added, found{id, name, out.NodeId, isDir, depth})
 		}
 	case changed && written && !isDir:

@@ -9,8 +9,11 @@ import (
 
 const (
 	// clockSlack covers the kernel's coarse file time stamps, and that an event's time is that of its
-	// being read: on a busy machine a while after.
-	clockSlack = 250 * time.Millisecond
+	// being read, a little later.
+	clockSlack = 50 * time.Millisecond
+	// strangerSlack is for names that the guest does not know: it would, had it been told of them, so that more
+	// can be allowed for a busy machine.
+	strangerSlack = 250 * time.Millisecond
 	// lossPatience is how long the events behind an overflow may go on coming
 	// before the comparison starts all the same.
 	lossPatience = 2 * time.Second
