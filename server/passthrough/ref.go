@@ -145,7 +145,7 @@ func (fs *FS) known(p *node, fd int, leaf bool) *node {
 	}
 	var st unix.Stat_t
 	dev := p.dev
-	if !leaf || fs.nodes.hasNumbered() { // only a directory can be on another device of the same mount
+	if !leaf || fs.nodes.hasNumbered() { // what is no directory has its parent's file system id
 		if err := unix.Fstat(fd, &st); err != nil {
 			return nil
 		}
