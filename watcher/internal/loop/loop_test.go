@@ -122,3 +122,17 @@ func TestPause(t *testing.T) {
 		t.Errorf("the queue is left alone for %v times the first pause, want %v", got, want)
 	}
 }
+
+// TestSecond: only the first record of an exchange is one that another is waited for after.
+func TestSecond(t *testing.T) {
+	dir, other := notify.Object{FS: 1, Handle: "dir"}, notify.Object{FS: 1, Handle: "other"}
+	to := notify.Raw{Mask: notify.Rename, Dir: dir, Name: "a", NewDir: other, NewName: "b"}
+	back := notify.Raw{Mask: notify.Rename, Dir: other, Name: "b", NewDir: dir, NewName: "a"}
+	another := notify.Raw{Mask: notify.Rename, Dir: dir, Name: "b", NewDir: other, NewName: "a"}
+	raws := []notify.Raw{to, another, back, to, {Mask: notify.Create, Dir: dir, Name: "a"}, back}
+	for i, want := range map[int]bool{0: false, 2: true, 3: false, 5: true} {
+		if got := second(raws[:i], &raws[i]); got != want {
+			t.Errorf("record %d is the second of an exchange: %v", i, got)
+		}
+	}
+}

@@ -32,7 +32,7 @@ func (l *Loop) whole(raws []notify.Raw) (_ []notify.Raw, empty bool, err error) 
 	i := len(raws) - 1
 	for ; i >= 0 && len(raws)-i <= tornReach; i-- {
 		r := &raws[i]
-		if r.Mask&notify.Rename != 0 && !filled(raws[i+1:], r) && t.Torn(r) {
+		if r.Mask&notify.Rename != 0 && !filled(raws[i+1:], r) && !second(raws[:i], r) && t.Torn(r) {
 			break
 		}
 	}
@@ -65,4 +65,22 @@ func filled(raws []notify.Raw, r *notify.Raw) bool {
 		}
 	}
 	return false
+}
+
+// second reports whether the rename r is the second of an exchange: an odd number of renames between its two names came
+// before it.
+func second(raws []notify.Raw, r *notify.Raw) bool {
+	odd := false
+	for i := range raws {
+		n := &raws[i]
+		if n.Mask&notify.Rename == 0 {
+			continue
+		}
+		same := n.Name == r.Name && n.NewName == r.NewName && n.Dir == r.Dir && n.NewDir == r.NewDir
+		back := n.Name == r.NewName && n.NewName == r.Name && n.Dir == r.NewDir && n.NewDir == r.Dir
+		if same || back {
+			odd = !odd
+		}
+	}
+	return odd
 }
