@@ -112,8 +112,10 @@ func (d *diff) entry(r *Replayer, id uint64, obj notify.Object, name string, see
 	switch {
 	case n != nil && (n.id == out.NodeId || n.isGhost() && n.isDir() == isDir) || known && n == nil:
 		if !changed {
-			// What the guest has of its times tells the kernel whether its pages are good.
-			r.far.InvalInode(out.NodeId, -1, 0)
+			if n != nil && !isDir {
+				// It can have changed a little before all the same.
+				r.far.InvalInode(out.NodeId, 0, -1)
+			}
 			return
 		}
 		if isDir {

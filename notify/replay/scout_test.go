@@ -52,9 +52,8 @@ func TestRoundTrips(t *testing.T) {
 				b.push(events...)
 				got, want := b.trips()-was, uint64(0)
 				if n > 1 {
-					// The servant is woken for so many at a time. What a burst leaves in doubt is settled by it as well,
-					// on a busy machine in two goes.
-					want = files/scoutReach + 1 + 4
+					// The servant is woken for so many at a time. What a burst leaves in doubt is settled by it as well.
+					want = files/scoutReach + 1 + 2
 				}
 				if got > want {
 					t.Errorf("%d times %v: %d round trips, at most %d", n, op, got, want)
