@@ -30,6 +30,8 @@ const (
 	Fusermount
 	// KVM is a /dev/kvm that we can open.
 	KVM
+	// IOURing is FUSE over io_uring that we may switch on.
+	IOURing
 )
 
 var capabilities = [...]struct {
@@ -43,6 +45,7 @@ var capabilities = [...]struct {
 	OverlayFS:  {"overlayfs", probeOverlay},
 	Fusermount: {"fusermount3", probeFusermount},
 	KVM:        {"KVM", func() error { return probeDevice("/dev/kvm") }},
+	IOURing:    {"FUSE over io_uring", func() error { return unix.Access(ioURingSwitch, unix.W_OK) }},
 }
 
 func (c Capability) String() string {

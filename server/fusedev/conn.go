@@ -61,6 +61,7 @@ type Conn struct {
 	initIn   []byte
 	initOut  fuse.InitOut
 	watching *mountWatch
+	queues   *queues // nil without FUSE over io_uring
 	keeper   *keeper
 }
 
@@ -94,6 +95,13 @@ func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error
 	c.locks.Max = int64(opts.MaxLockWaiters)
 	c.watchdog = turns.NewWatchdog(opts.SlowAfter, []*turns.Turn{&c.turn}, func(_ int, turn uint64) { c.relieve(turn) })
 	c.notify = fusenotify.New(c.writeNotification)
+	if opts.IOURing != IOURingOff {
+		if c.queues, err = c.newQueues(); err != nil && opts.IOURing == IOURingOn {
+			err = errors.Join(err, unmountPath(point, true))
+			unix.Close(fd)
+			return nil, err
+		}
+	}
 	if opts.Keeper {
 		if c.keeper, err = c.startKeeper(); err != nil {
 			level := slog.LevelInfo // usual, where fusectl is not mounted and we may not do so
@@ -184,6 +192,9 @@ func (c *Conn) end(err error) {
 		c.err = err
 	}
 	close(c.dead)
+	if c.queues != nil {
+		c.queues.open(false)
+	}
 	c.setUnmountedLocked()
 }
 
@@ -203,14 +214,22 @@ func (c *Conn) setUnmountedLocked() {
 
 // initialized answers INIT and keeps what was said.
 func (c *Conn) initialized(h *hand, n, size int) {
+	agreed := false
 	c.mu.Lock()
 	c.initIn = slices.Clone(h.in[:n])
 	if size > outHeaderSize {
 		out := unsafe.Slice((*byte)(unsafe.Pointer(&c.initOut)), unsafe.Sizeof(c.initOut))
 		copy(out, h.out[outHeaderSize:size])
+		if agreed = c.queues != nil && c.queues.settle(c.initIn, &c.initOut); agreed {
+			copy(h.out[outHeaderSize:size], unsafe.Slice((*byte)(unsafe.Pointer(&c.initOut)), unsafe.Sizeof(c.initOut)))
+		}
 	}
 	c.mu.Unlock()
-	if size == 0 || !c.reply(h, size) {
+	answered := size > 0 && c.reply(h, size)
+	if c.queues != nil {
+		c.queues.open(agreed && answered)
+	}
+	if !answered {
 		return
 	}
 	if size <= outHeaderSize {
@@ -289,6 +308,9 @@ func (c *Conn) FD() int { return c.fd }
 // Device is the minor number of the file system's device; its major number is
 // zero. It is also the connection's name in /sys/fs/fuse/connections.
 func (c *Conn) Device() uint32 { return c.id.minor }
+
+// OverIOURing reports whether requests come by FUSE over io_uring. Valid after WaitReady.
+func (c *Conn) OverIOURing() bool { return c.queues != nil && c.queues.active() }
 
 // Relieved counts the times that the watchdog found the reader stuck in a handler.
 func (c *Conn) Relieved() uint64 { return c.relieved.Load() }

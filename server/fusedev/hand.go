@@ -20,6 +20,7 @@ const (
 	opFsyncDir      = 30
 	opSetLkw        = 33
 	opInterrupt     = 36
+	opIoctl         = 39
 	opNotifyReply   = 41
 	opBatchForget   = 42
 	opFallocate     = 43
@@ -171,11 +172,19 @@ func (p *handPool) get(small bool) *hand {
 	return h
 }
 
+// join makes a hand of somebody else's known; put forgets it.
+func (p *handPool) join(h *hand) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inUse[h] = struct{}{}
+}
+
 func (p *handPool) put(h *hand) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.inUse, h)
 	switch {
+	case h.in == nil: // joined
 	case h.small && len(p.tiny) < maxIdle*16:
 		p.tiny = append(p.tiny, h)
 	case !h.small && len(p.large) < maxIdle:

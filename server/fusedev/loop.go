@@ -117,7 +117,10 @@ func (c *Conn) handle(h *hand, n int) {
 	op, unique := h.opcode(), h.id()
 	c.requests.Add(op)
 	h.unique.Store(unique)
-	size, status := c.call(h, n)
+	size, status := c.protect(op, func() (int, fuse.Status) {
+		h.inv[0] = h.in[:n]
+		return c.server.HandleRequest(h.inv[:], h.outv[:])
+	})
 	h.unique.Store(0)
 	if size == 0 && !status.Ok() && wantsReply(op) {
 		size = h.errorReply(unique, status)
@@ -131,17 +134,16 @@ func (c *Conn) handle(h *hand, n int) {
 	}
 }
 
-// call keeps a panic outside of go-fuse's own guard, as in a ReadResult, from
+// protect keeps a panic outside of go-fuse's own guard, as in a ReadResult, from
 // ending the connection.
-func (c *Conn) call(h *hand, n int) (size int, status fuse.Status) {
+func (c *Conn) protect(op uint32, call func() (int, fuse.Status)) (size int, status fuse.Status) {
 	defer func() {
 		if v := recover(); v != nil {
-			c.log.Error("panic in a request handler", "opcode", h.opcode(), "panic", v, "stack", string(debug.Stack()))
+			c.log.Error("panic in a request handler", "opcode", op, "panic", v, "stack", string(debug.Stack()))
 			size, status = 0, fuse.EIO
 		}
 	}()
-	h.inv[0] = h.in[:n]
-	return c.server.HandleRequest(h.inv[:], h.outv[:])
+	return call()
 }
 
 // reply writes n bytes of h.out. ENOENT means that the kernel no longer waits.

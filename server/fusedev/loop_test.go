@@ -61,7 +61,7 @@ func TestSlowHandler(t *testing.T) {
 	if m.count("getattr") == before {
 		t.Error("no request was made")
 	}
-	if n := conn.Relieved(); n < slow {
+	if n := conn.Relieved(); n < slow && !conn.OverIOURing() {
 		t.Errorf("the reader was relieved %d times", n)
 	}
 	close(release)

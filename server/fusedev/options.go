@@ -50,6 +50,9 @@ type Options struct {
 	// AutoUnmount has the keeper take the mount off the mount point as well. Without, accesses give ENOTCONN until
 	// somebody mounts there again or unmounts.
 	AutoUnmount bool
+	// IOURing says whether requests come by FUSE over io_uring, which needs Linux 6.14 and the fuse module's
+	// parameter enable_uring.
+	IOURing IOURing
 	// Debug logs each request and reply at slog's debug level.
 	Debug bool
 	// Logger gets what the connection has to tell; nil discards it.

@@ -69,12 +69,35 @@ func awaitRelease(t *testing.T, source string) {
 // would hang.
 func TestOneP(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
+	runAgain(t, "with GOMAXPROCS=1", []string{"GOMAXPROCS=1"}, "-test.run=^(TestPosix|TestSlowHandler|TestLockWait|TestNotify.*)$")
+}
+
+// TestOverIOURing runs all tests while the kernel offers FUSE over io_uring, so that their mounts take it.
+func TestOverIOURing(t *testing.T) {
+	if os.Getenv(overIOURingEnv) != "" {
+		t.Skip("this is the run that was asked for")
+	}
+	testenv.SwitchOnIOURing(t)
+	conn := serve(t, newMemFS(), Options{})
+	if !conn.OverIOURing() {
+		t.Fatal("requests are read from the device")
+	}
+	runAgain(t, "over io_uring", []string{overIOURingEnv + "=yes"}, "-test.run=.")
+	if conn := serve(t, newMemFS(), Options{IOURing: IOURingOff}); conn.OverIOURing() {
+		t.Error("IOURingOff has no effect")
+	}
+}
+
+// overIOURingEnv is set in the tests' second run.
+const overIOURingEnv = "FUSEDEV_OVER_IOURING"
+
+// runAgain runs tests in another process.
+func runAgain(t *testing.T, how string, env []string, which string) {
+	t.Helper()
+	const limit = 10 * patience
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd := helperCommand(t, "", nil, []string{"GOMAXPROCS=1"},
-		"-test.run=^(TestPosix|TestSlowHandler|TestLockWait|TestNotify.*)$", "-test.timeout=100s")
-	done := make(chan struct{})
-	defer close(done)
+	cmd := helperCommand(t, "", nil, env, which, "-test.timeout="+limit.String())
 	var out []byte
 	finished := make(chan error, 1)
 	go func() {
@@ -85,10 +108,10 @@ func TestOneP(t *testing.T) {
 	select {
 	case err := <-finished:
 		if err != nil {
-			t.Errorf("with GOMAXPROCS=1: %v\n%s", err, out)
+			t.Errorf("%s: %v\n%s", how, err, out)
 		}
 	case <-ctx.Done():
 		_ = cmd.Process.Kill()
-		t.Fatal("hangs with GOMAXPROCS=1")
+		t.Fatalf("%s: hangs", how)
 	}
 }

@@ -35,6 +35,7 @@ func (c *Conn) Close() error {
 	if first {
 		c.end(nil)
 		c.stopWatch()
+		c.running.Wait()
 		c.closeFD()
 		c.dismissKeeper()
 		close(c.ended)

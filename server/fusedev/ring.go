@@ -1,0 +1,179 @@
+package fusedev
+
+import (
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Constants of include/uapi/linux/io_uring.h.
+const (
+	setupSQE128       = 1 << 10
+	setupSingleIssuer = 1 << 12
+	setupDeferTaskrun = 1 << 13
+
+	featSingleMmap = 1 << 0
+
+	enterGetEvents = 1 << 0
+
+	opURingCmd = 46
+
+	offSQRing = 0
+	offSQEs   = 0x10000000
+)
+
+// sqeSize is what IORING_SETUP_SQE128 makes of a submission queue entry, cqeSize a completion's.
+const (
+	sqeSize = 128
+	cqeSize = 16
+)
+
+// ringParams is struct io_uring_params.
+type ringParams struct {
+	sqEntries, cqEntries, flags, sqThreadCPU, sqThreadIdle, features, wqFD uint32
+	_                                                                      [3]uint32
+
+	sqHead, sqTail, sqMask, sqRingEntries, sqFlags, sqDropped, sqArray, _ uint32
+	_                                                                     uint64
+
+	cqHead, cqTail, cqMask, cqRingEntries, cqOverflow, cqCQEs, cqFlags, _ uint32
+	_                                                                     uint64
+}
+
+// uringCmd is a struct io_uring_sqe of IORING_OP_URING_CMD whose command is a struct fuse_uring_cmd_req.
+type uringCmd struct {
+	opcode, flags uint8
+	ioprio        uint16
+	fd            int32
+	cmdOp, _      uint32
+	addr          uint64
+	len           uint32
+	_             uint32
+	userData      uint64
+	_             uint64
+
+	cmdFlags, commitID uint64
+	qid                uint16
+	_                  [6]byte
+}
+
+// ring is an io_uring with one command under way at most. It belongs to the thread that made it.
+type ring struct {
+	fd   int
+	mem  []byte
+	sqes []byte
+
+	sqTail, sqMask *uint32
+	cqHead, cqTail *uint32
+	cqMask         *uint32
+	cqes           uint32
+	sqArray        uint32
+}
+
+// newRing makes a ring for the calling thread, which must be locked and must be the only one to use it.
+func newRing() (*ring, error) {
+	const entries = 2
+	p := ringParams{flags: setupSQE128 | setupSingleIssuer | setupDeferTaskrun}
+	fd, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, entries, uintptr(unsafe.Pointer(&p)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("io_uring_setup: %w", errno)
+	}
+	r := &ring{fd: int(fd)} // closed on exec, as every ring is
+	if p.features&featSingleMmap == 0 {
+		r.close()
+		return nil, fmt.Errorf("io_uring_setup: %w: rings in one mapping", errNotSupported)
+	}
+	size := max(p.sqArray+p.sqEntries*4, p.cqCQEs+p.cqEntries*cqeSize)
+	var err error
+	if r.mem, err = unix.Mmap(r.fd, offSQRing, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
+		r.close()
+		return nil, fmt.Errorf("mmap of the rings: %w", err)
+	}
+	if r.sqes, err = unix.Mmap(r.fd, offSQEs, int(p.sqEntries)*sqeSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
+		r.close()
+		return nil, fmt.Errorf("mmap of the submission queue: %w", err)
+	}
+	r.sqTail, r.sqMask = r.word(p.sqTail), r.word(p.sqMask)
+	r.cqHead, r.cqTail, r.cqMask = r.word(p.cqHead), r.word(p.cqTail), r.word(p.cqMask)
+	r.cqes, r.sqArray = p.cqCQEs, p.sqArray
+	return r, nil
+}
+
+func (r *ring) word(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&r.mem[off])) }
+
+// put makes cmd the next to be submitted.
+func (r *ring) put(cmd *uringCmd) {
+	tail := *r.sqTail
+	slot := tail & *r.sqMask
+	sqe := r.sqes[slot*sqeSize:][:sqeSize]
+	clear(sqe)
+	*(*uringCmd)(unsafe.Pointer(&sqe[0])) = *cmd
+	*r.word(r.sqArray + slot*4) = slot
+	atomic.StoreUint32(r.sqTail, tail+1)
+}
+
+// submit submits cmd. The kernel has looked at it when submit returns, and wait has its result.
+func (r *ring) submit(cmd *uringCmd) error {
+	r.put(cmd)
+	for {
+		n, errno := r.enter(1, 0, 0)
+		if n == 1 {
+			return nil
+		}
+		if !again(errno) {
+			return fmt.Errorf("io_uring_enter: %w", errno)
+		}
+	}
+}
+
+// do submits cmd and waits for its end by one system call, and returns its result.
+func (r *ring) do(cmd *uringCmd) (int32, error) {
+	r.put(cmd)
+	return r.finish(1)
+}
+
+// wait returns the result of what was submitted.
+func (r *ring) wait() (int32, error) { return r.finish(0) }
+
+func (r *ring) finish(submit int) (int32, error) {
+	for {
+		n, errno := r.enter(submit, 1, enterGetEvents)
+		submit -= n
+		if head := *r.cqHead; head != atomic.LoadUint32(r.cqTail) {
+			// struct io_uring_cqe: user_data, res, flags
+			res := *(*int32)(unsafe.Pointer(r.word(r.cqes + (head&*r.cqMask)*cqeSize + 8)))
+			atomic.StoreUint32(r.cqHead, head+1)
+			return res, nil
+		}
+		if !again(errno) {
+			return 0, fmt.Errorf("io_uring_enter: %w", errno)
+		}
+	}
+}
+
+// enter returns how many commands the kernel took.
+func (r *ring) enter(submit, wait int, flags uintptr) (int, syscall.Errno) {
+	n, _, errno := syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), uintptr(wait), flags, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
+}
+
+func again(errno syscall.Errno) bool {
+	return errno == 0 || errno == unix.EINTR || errno == unix.EAGAIN || errno == unix.EBUSY
+}
+
+// close may be called on what newRing could not finish.
+func (r *ring) close() {
+	if r.mem != nil {
+		_ = unix.Munmap(r.mem)
+	}
+	if r.sqes != nil {
+		_ = unix.Munmap(r.sqes)
+	}
+	unix.Close(r.fd)
+}
