@@ -204,7 +204,20 @@ func tryMount(ctx context.Context, source, chosen string) (out []finding, err er
 		}
 		out = append(out, f)
 	}
-	return append(out, passes(conn, source, chosen), private(conn)), nil
+	return append(out, passes(conn, source, chosen), overIOURing(conn), private(conn)), nil
+}
+
+// overIOURing tells how requests came.
+func overIOURing(conn *fusedev.Conn) finding {
+	f := finding{What: "FUSE over io_uring", OK: conn.OverIOURing(), Says: "works: requests cost less"}
+	if !f.OK {
+		f.Says = "not used: requests are read from the device"
+		if err := fusedev.IOURingOffered(); err != nil {
+			f.Says += ", since " + err.Error()
+			f.Fix = "see 'Faster requests' in operations.md"
+		}
+	}
+	return f
 }
 
 // passes tells of FUSE passthrough I/O with the files of source.

@@ -44,6 +44,7 @@ type mountFlags struct {
 	dryRun, sloppy     bool
 	noOpen             bool
 	passthrough        string
+	ioURing            string
 	autoUnmount        bool
 	passthroughMin     int64
 	limitedQueue       bool
@@ -113,6 +114,7 @@ func (f *mountFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.noOpen, "no-open", false, "have the guest's kernel open and close files without asking: opens cost nothing, but locks\nare the guest's alone, and the host hears CLOSE_WRITE up to 0.2 s late (see semantics.md)")
 	fs.BoolVar(&f.autoUnmount, "auto-unmount", false, "as root: take the mount off the mount point even if this process is killed")
 	fs.StringVar(&f.passthrough, "passthrough", "auto", "have the guest's kernel read large files of SOURCE by itself where it can: auto or off\n(see operations.md)")
+	fs.StringVar(&f.ioURing, "io-uring", "auto", "have requests come by FUSE over io_uring, which is faster: auto (where the kernel offers it), on (or fail) or off\n(see operations.md)")
 	fs.BoolVarP(&f.readOnly, "read-only", "r", false, "mount read-only")
 	fs.BoolVar(&f.allowOther, "allow-other", root, "let users other than the mounting one in")
 	fs.BoolVar(&f.defaultPermissions, "default-permissions", root, "let the kernel check file modes and ACLs")
@@ -278,6 +280,10 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	default:
 		return o, fmt.Errorf("--passthrough %q: give auto or off", f.passthrough)
 	}
+	uring, known := map[string]fusedev.IOURing{"auto": fusedev.IOURingAuto, "on": fusedev.IOURingOn, "off": fusedev.IOURingOff}[f.ioURing]
+	if !known {
+		return o, fmt.Errorf("--io-uring %q: give auto, on or off", f.ioURing)
+	}
 	fsname := f.fsname
 	if fsname == "" {
 		fsname = src
@@ -285,7 +291,7 @@ func (f *mountFlags) guestOptions(src, point string, logger *slog.Logger) (guest
 	o.Device = fusedev.Options{
 		FSName: fsname, Subtype: "heraldfs", AllowOther: f.allowOther, DefaultPermissions: f.defaultPermissions,
 		ReadOnly: f.readOnly, Flags: f.opts.Flags, Suid: f.opts.Suid, Dev: f.opts.Dev, ExtraData: f.opts.Data,
-		Keeper: true, AutoUnmount: f.autoUnmount,
+		Keeper: true, AutoUnmount: f.autoUnmount, IOURing: uring,
 	}
 	if f.noOpen && (os.Geteuid() != 0 || !f.defaultPermissions || f.notify == "off") {
 		return o, errors.New("--no-open needs root, --default-permissions and --notify=on")

@@ -52,6 +52,10 @@ func (m *mountReport) status() *status.Status {
 	}
 	s.Watcher, s.Requests, s.PassedOpens = m.backend, g.Requests(), g.Passed()
 	s.Pruned = g.Pruned()
+	s.Transport = "device"
+	if g.OverIOURing() {
+		s.Transport = "io_uring"
+	}
 	stats := g.Stats()
 	select {
 	case <-g.Ready():

@@ -36,6 +36,8 @@ type Status struct {
 	Replay   *Replay   `json:"replay,omitempty"`
 	Upstream *Upstream `json:"upstream,omitempty"`
 	Machine  *Machine  `json:"machine,omitempty"`
+	// Transport is how they come: "device" or "io_uring".
+	Transport string `json:"fuse_transport,omitempty"`
 	// Requests are FUSE requests by the kernel's name of the opcode.
 	Requests map[string]uint64 `json:"fuse_requests,omitempty"`
 

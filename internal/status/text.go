@@ -28,7 +28,7 @@ func (s *Status) Text(w io.Writer, now time.Time) error {
 		t.row("machine", "%s at %s, %d connections, %d device errors", choose(m.Connected, "connected", "not connected"), m.Socket, m.Connections, m.Errors)
 	}
 	if len(s.Requests) > 0 {
-		t.row("requests", "%s", counts(s.Requests))
+		t.row("requests", "%s%s", counts(s.Requests), choose(s.Transport == "io_uring", ", over io_uring", ""))
 	}
 	if s.PassedOpens > 0 {
 		t.row("passthrough", "%d opens", s.PassedOpens)

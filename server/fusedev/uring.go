@@ -96,24 +96,24 @@ func possibleCPUs() (int, error) {
 	return n + 1, nil
 }
 
-// uringOffered reports why FUSE over io_uring cannot be had, as far as can be told before mounting.
-func uringOffered() error {
+// IOURingOffered returns why FUSE over io_uring cannot be had, as far as can be told before mounting.
+func IOURingOffered() error {
 	b, err := os.ReadFile(enableParameter)
 	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("FUSE over io_uring: %w (Linux 6.14 with CONFIG_FUSE_IO_URING)", errNotSupported)
+		return fmt.Errorf("FUSE over io_uring: %w (it needs Linux 6.14 with CONFIG_FUSE_IO_URING)", errNotSupported)
 	}
 	if err != nil {
 		return fmt.Errorf("FUSE over io_uring: %w", err)
 	}
 	if strings.TrimSpace(string(b)) != "Y" {
-		return fmt.Errorf("FUSE over io_uring is switched off; as root: echo Y > %s", enableParameter)
+		return fmt.Errorf("FUSE over io_uring is switched off (to switch it on, as root: echo Y > %s)", enableParameter)
 	}
 	return nil
 }
 
 // newQueues makes what can fail: once INIT is answered, the kernel holds requests back until every queue has an entry.
 func (c *Conn) newQueues() (*queues, error) {
-	if err := uringOffered(); err != nil {
+	if err := IOURingOffered(); err != nil {
 		return nil, err
 	}
 	cpus, err := possibleCPUs()

@@ -180,6 +180,16 @@ func (g *Guest) Requests() map[string]uint64 { return g.conn.Requests() }
 // Known returns how many inodes the guest's kernel holds.
 func (g *Guest) Known() int { return g.replay.Known() }
 
+// OverIOURing reports whether requests come by FUSE over io_uring, once it is ready.
+func (g *Guest) OverIOURing() bool {
+	select {
+	case <-g.Ready():
+		return g.conn.OverIOURing()
+	default:
+		return false
+	}
+}
+
 // Passed counts the opens of files that the guest's kernel reads by itself.
 func (g *Guest) Passed() uint64 { return g.fs.Passed() }
 
