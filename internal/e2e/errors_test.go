@@ -52,6 +52,7 @@ func TestBadInput(t *testing.T) {
 		{"empty mask", []string{"--mask=", src, mnt}, []string{"--mask"}},
 		{"bad notify", []string{"--notify=maybe", src, mnt}, []string{"on or off"}},
 		{"bad watcher", []string{"--watcher=oracle", src, mnt}, []string{"oracle", "auto, fanotify or inotify"}},
+		{"bad io_uring", []string{"--io-uring=yes", src, mnt}, []string{"auto, on or off"}},
 		{"bad handles", []string{"--inode-file-handles=often", src, mnt}, []string{"never, prefer or mandatory"}},
 		{"bad cache timeout", []string{"--cache-timeout=-1s", src, mnt}, []string{"--cache-timeout"}},
 		{"bad log format", []string{"--log-format=xml", src, mnt}, []string{"text or json"}},

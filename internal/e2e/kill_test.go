@@ -111,6 +111,12 @@ func TestUmountForce(t *testing.T) {
 	if isMounted(t, dirs[1]) {
 		t.Error("still mounted")
 	}
+	goOn := func() { check(t, d.cmd.Process.Signal(unix.SIGCONT)) }
+	if overIOURing() {
+		// A request that has got as far as a thread that is stopped cannot be taken from it.
+		goOn()
+		goOn = func() {}
+	}
 	select {
 	case err := <-ended:
 		if err == nil {
@@ -121,7 +127,7 @@ func TestUmountForce(t *testing.T) {
 		t.Error("whoever waited for the daemon still does")
 	}
 	// It finds its connection gone, and ends in good order.
-	check(t, d.cmd.Process.Signal(unix.SIGCONT))
+	goOn()
 	d.ends("SIGCONT")
 }
 

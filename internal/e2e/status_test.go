@@ -27,8 +27,9 @@ type told struct {
 		KnownInodes        int `json:"known_inodes"`
 		Fallbacks, Retries uint64
 	}
-	Requests map[string]uint64 `json:"fuse_requests"`
-	Roots    []struct {
+	Requests  map[string]uint64 `json:"fuse_requests"`
+	Transport string            `json:"fuse_transport"`
+	Roots     []struct {
 		Name, Dir, Watcher string
 		Events             map[string]uint64
 		Journal            struct {

@@ -119,6 +119,9 @@ func (b *bed) mount(backend string) {
 	}
 	defer r.Close()
 	var log strings.Builder
+	if strings.Contains(backend, "--io-uring=on") {
+		testenv.SwitchOnIOURing(b.t)
+	}
 	args := append([]string{"mount", "--log-level=warn"}, strings.Fields("--watcher="+backend)...)
 	cmd := exec.Command(binary, append(args, b.host, b.mnt)...)
 	if b.share != "" {

@@ -67,10 +67,13 @@ func last(ops []opgen.Op) string {
 	return s.String()
 }
 
+// overIOURing is a backend whose mount's requests come by FUSE over io_uring.
+const overIOURing = "fanotify --io-uring=on"
+
 // TestOneByOne: exact, and contents are fresh when the event has come.
 func TestOneByOne(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
-	for _, backend := range append(slices.Clone(backends), "fanotify --no-open", "fanotify --passthrough-min=1") {
+	for _, backend := range append(slices.Clone(backends), "fanotify --no-open", "fanotify --passthrough-min=1", overIOURing) {
 		for seed := range scale(2, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
 				b := newBed(t, testenv.Tmpfs(t), backend, uint64(seed), 0, kinds(backend))
@@ -91,7 +94,7 @@ func TestOneByOne(t *testing.T) {
 // TestPaced: exact at a pace of some operations in a millisecond.
 func TestPaced(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
-	for _, backend := range backends {
+	for _, backend := range append(slices.Clone(backends), overIOURing) {
 		for seed := range scale(2, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
 				b := newBed(t, testenv.Tmpfs(t), backend, uint64(100+seed), 2*time.Millisecond, kinds(backend))
@@ -117,7 +120,7 @@ func TestPaced(t *testing.T) {
 // the recorders' (inotest.FoldMoves). With fanotify the kernel merges what was not read yet.
 func TestFullSpeed(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE, testenv.Fanotify)
-	for _, backend := range backends {
+	for _, backend := range append(slices.Clone(backends), overIOURing) {
 		for seed := range scale(3, 20) {
 			t.Run(fmt.Sprintf("%s/%d", backend, seed), func(t *testing.T) {
 				b := newBed(t, testenv.Tmpfs(t), backend, uint64(200+seed), 0, kinds(backend))
