@@ -37,6 +37,8 @@ type bench struct {
 	quick    bool
 	jobs     *regexp.Regexp // of the section files
 	bars     []group        // for the plot
+	columns  []string       // whose bars these are
+	came     transports     // of the section
 	undo     []func() error
 }
 
@@ -73,7 +75,10 @@ func (b *bench) prepare() error {
 		}
 	}
 	b.loopback = filepath.Join(dir, "loopback")
-	return b.build(b.loopback, "internal/bench/loopback")
+	if err := b.build(b.loopback, "internal/bench/loopback"); err != nil {
+		return err
+	}
+	return b.offerIOURing(ioURingSwitch)
 }
 
 func (b *bench) build(out, pkg string) error {

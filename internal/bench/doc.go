@@ -18,6 +18,7 @@
 //
 // Whatever is started or mounted is put on the bench's stack of undo
 // functions, which is unwound at the end of each section and on SIGINT. The
+// kernel's switch for FUSE over io_uring, which is on during the run, is there too. The
 // processes have a group of their own, so that a SIGINT from the terminal reaches the bench
 // alone and it can take everything down in order.
 package main

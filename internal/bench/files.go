@@ -197,17 +197,17 @@ func (b *bench) files() error {
 	if err != nil {
 		return err
 	}
-	trip, err := b.roundTrip()
+	trip, single, err := b.roundTrip()
 	if err != nil {
 		return err
 	}
-	peers := b.peers()
-	if _, err := exec.LookPath("gcc"); err == nil {
-		peers = append(peers, peer{bareDaemon, (*bench).still})
-	}
+	peers := b.filePeers()
 	header := []string{"job", "native"}
 	for _, p := range peers[1:] {
 		header = append(header, p.name, "ratio")
+		if p.name != bareDaemon {
+			b.columns = append(b.columns, p.name)
+		}
 	}
 	t := b.report.add("Work with files: medians, and ratios to the native directory", append(header, "requests", "floor", "target", "fastest FUSE")...)
 	for _, w := range b.workloads(bed) {
@@ -223,9 +223,11 @@ func (b *bench) files() error {
 		b.say("  %s: %.1f s", w.name, time.Since(began).Seconds())
 	}
 	t.note("Each run has a mount of its own, and nothing else is mounted; \"cold\" is its first use, \"warm\" comes after runs that are not timed. Peers take turns; medians of 3 to 5.")
-	t.note("requests: FUSE requests of one run with heraldfs. floor: the native time, and each of these requests at %s, the round trip of a bare C daemon that answers from memory. Requests that nobody waits for are counted alike, so that a daemon can be faster than the floor.", short(trip))
+	t.note("requests: FUSE requests of one run with heraldfs. floor: the native time, and each of these requests at %s, the round trip of a bare C daemon that answers from memory and reads /dev/fuse: the median of rounds of requests in a row. Requests that nobody waits for are counted alike, so that a daemon can be faster than the floor.", short(trip))
+	t.note("Of the single requests to the bare C daemon, 10%% took at most %s, half at most %s, and 90%% at most %s: that depends on whether the scheduler has client and daemon on one CPU or on two.",
+		short(percentile(single, 10)), short(percentile(single, 50)), short(percentile(single, 90)))
 	t.note("bare daemon: one thread of C that has read the tree before, answers from memory and lets the kernel keep all for an hour (internal/bench/floor/still.c). It hears of no change: what a reader's job takes there is the kernel's own FUSE code and the way of the requests, the least that any FUSE mount without passthrough can take.")
-	t.note("Targets are for heraldfs with its defaults; --no-open gives up what docs/semantics.md says.")
+	t.note("Targets are for heraldfs with its defaults; --no-open gives up what docs/semantics.md says, and --io-uring=off reads its requests from /dev/fuse as the other projects do.")
 	return nil
 }
 

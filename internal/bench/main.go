@@ -15,7 +15,8 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	// With SIGPIPE, or a reader of the output that goes away would leave everything as it is.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -92,13 +93,19 @@ func run(ctx context.Context, args []string, stdout, progress io.Writer) (err er
 		}
 		began := time.Now()
 		b.say("%s ...", s.name)
-		depth := len(b.undo)
+		depth, tables := len(b.undo), len(rep.tables)
+		b.came = transports{}
 		err := errors.Join(s.run(b), b.unwind(depth))
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if said := b.came.String(); said != "" {
+			for _, t := range rep.tables[tables:] {
+				t.note("%s", said)
+			}
 		}
 		b.say("%s: %.1f s", s.name, time.Since(began).Seconds())
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -42,6 +44,18 @@ func (b *bench) peers() []peer {
 	return list
 }
 
+// filePeers are the peers for work with files: besides heraldfs as it was before FUSE over io_uring, and the bare daemon.
+func (b *bench) filePeers() []peer {
+	const afterOurs = 3
+	list := slices.Insert(b.peers(), afterOurs, peer{"heraldfs --io-uring=off", func(b *bench, src string) (*mount, error) {
+		return b.heraldfs(src, "--io-uring=off")
+	}})
+	if _, err := exec.LookPath("gcc"); err == nil {
+		list = append(list, peer{bareDaemon, (*bench).still})
+	}
+	return list
+}
+
 // open mounts source, or returns it as it is.
 func (p peer) open(b *bench, source string) (*mount, error) {
 	if p.mount == nil {
@@ -69,10 +83,19 @@ func (b *bench) passthroughHP() string {
 
 // heraldfs mounts source. Whoever calls it closes the mount.
 func (b *bench) heraldfs(source string, flags ...string) (*mount, error) {
-	return b.mountWith("heraldfs", func(point string) (*process, error) {
+	m, err := b.mountWith("heraldfs", func(point string) (*process, error) {
 		argv := append([]string{b.program, "mount", "--log-level=warn"}, flags...)
 		return b.start("ready", onReadyFD, append(argv, source, point)...)
 	})
+	if err != nil {
+		return nil, err
+	}
+	ring, err := overIOURing(m.proc.cmd.Process.Pid)
+	if err != nil {
+		return nil, errors.Join(err, m.close())
+	}
+	b.came.add(strings.Join(append([]string{"heraldfs"}, flags...), " "), ring)
+	return m, nil
 }
 
 func (b *bench) goFuse(source string) (*mount, error) {
@@ -188,20 +211,27 @@ func ask(point string) error {
 	return unix.Statx(unix.AT_FDCWD, point, unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
-// roundTrip measures a request answered by the floor's daemon, in a row. Zero: there is none.
-func (b *bench) roundTrip() (time.Duration, error) {
+// roundTrip measures requests answered by the floor's daemon, in a row: the median of the rounds, each of which
+// has a mean, and the single requests. Zero: there is no daemon.
+func (b *bench) roundTrip() (trip time.Duration, single []time.Duration, err error) {
 	m, err := b.floor()
 	if m == nil || err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	const calls, rounds = 2000, 9
 	var each []time.Duration
 	for range rounds {
 		began := time.Now()
-		err = errors.Join(err, repeat(calls, func(int) error { return ask(m.point) }))
-		each = append(each, time.Since(began)/calls)
+		last := began
+		err = errors.Join(err, repeat(calls, func(int) error {
+			err := ask(m.point)
+			now := time.Now()
+			single, last = append(single, now.Sub(last)), now
+			return err
+		}))
+		each = append(each, last.Sub(began)/calls)
 	}
-	return median(each), errors.Join(err, m.close())
+	return median(each), single, errors.Join(err, m.close())
 }
 
 // rested measures requests to the floor's daemon after everything has fallen asleep.
