@@ -24,11 +24,18 @@
 // A backing file (BackingOpen) is one that the kernel may do I/O with by itself. It is the connection's, and known
 // by a number that an answer to OPEN or CREATE names.
 //
+// # FUSE over io_uring
+//
+// Where the kernel offers it, requests come by io_uring instead: a queue for each CPU, served by workers, which are threads with
+// one ring and one entry each. docs/design.md says why. FORGET and INTERRUPT still come by the device, and the reader above
+// takes them. IOURing of Options says whether it is asked for, OverIOURing of a Conn whether it came to that.
+//
 // # Bounds
 //
 // MaxWorkers bounds the goroutines that carry out blocking and slow requests. When all are
 // taken the reader carries out what comes next itself and is not relieved: requests then
 // wait in the kernel, INTERRUPT and FORGET among them, until one has ended.
+// Over io_uring, MaxWorkers bounds the workers of each CPU without those that wait for locks.
 // SETLKW is apart, since what ends the waiting may be a later request: MaxLockWaiters
 // bounds it, and one more is answered ENOLCK.
 //
@@ -64,6 +71,8 @@
 //     long should have a table of its own: unshare(CLONE_FILES), then close FD there.
 //   - Before INIT is answered every access to the mount blocks, except
 //     statx with AT_STATX_DONT_SYNC.
+//   - A thread that is stopped (SIGSTOP) keeps the request that io_uring has for it, even past an abort of the connection,
+//     until it goes on or is killed.
 //   - A handler that blocks without heeding its cancel channel keeps Serve from
 //     returning.
 package fusedev
