@@ -387,7 +387,7 @@ func checkFree(src, point string) error {
 // it would be replaced.
 func checkMountpoint(point string) error {
 	switch st, err := os.Stat(point); {
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+	case fusedev.Dead(err):
 		return nil
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("mount point %s does not exist (create it with mkdir)", point)

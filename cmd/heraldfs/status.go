@@ -103,7 +103,7 @@ func askStatus(ctx context.Context, arg string) ([]byte, error) {
 	}
 	st, err := os.Stat(arg)
 	switch {
-	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED):
+	case errors.Is(err, syscall.ENOTCONN), errors.Is(err, syscall.ECONNABORTED), errors.Is(err, syscall.ECANCELED):
 		return nil, deadMount("status", arg)
 	case err != nil:
 		return nil, fmt.Errorf("status: %w", err)

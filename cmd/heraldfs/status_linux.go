@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify/replay"
+	"github.com/heraldfs/heraldfs/server/fusedev"
 )
 
 // maxStatus is the largest value of an extended attribute.
@@ -21,7 +22,7 @@ func mountStatus(path string) ([]byte, error) {
 	switch {
 	case err == nil:
 		return buf[:n], nil
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED):
+	case fusedev.Dead(err):
 		return nil, deadMount("status", path)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return nil, fmt.Errorf("status %s: only root and the user that the mount's daemon runs as may ask: %w", path, err)

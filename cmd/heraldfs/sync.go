@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heraldfs/heraldfs/notify/replay"
+	"github.com/heraldfs/heraldfs/server/fusedev"
 )
 
 func newSyncCommand() *cobra.Command {
@@ -56,7 +57,7 @@ func syncMount(ctx context.Context, path string, timeout time.Duration) error {
 			return fmt.Errorf("sync: %w", merr)
 		}
 		return fmt.Errorf("sync %s: this mount delivers no events; it was mounted with --notify=off", path)
-	case errors.Is(err, unix.ENOTCONN):
+	case fusedev.Dead(err):
 		return deadMount("sync", path)
 	}
 	return fmt.Errorf("sync %s: %w", path, err)

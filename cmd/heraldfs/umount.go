@@ -66,7 +66,7 @@ func umount(path string, lazy, force bool) error {
 		lazy = true
 	}
 	err = umountAt(m.Mountpoint, lazy)
-	if errors.Is(err, unix.EBUSY) && !lazy && answer(m.Mountpoint) == unix.ENOTCONN {
+	if errors.Is(err, unix.EBUSY) && !lazy && fusedev.Dead(answer(m.Mountpoint)) {
 		// Whoever is in a dead mount can do nothing there any more.
 		err = umountAt(m.Mountpoint, true)
 	}

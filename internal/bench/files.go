@@ -30,8 +30,8 @@ type workload struct {
 	// time and the requests of the run, each at the round trip of a bare C daemon.
 	factor    float64
 	overFloor bool
-	// reads says that nothing is written, so that the bare daemon can serve it.
-	reads bool
+	// bare says that the bare daemon can serve it.
+	bare bool
 	// prepare and clean work on the source, while nothing is mounted.
 	prepare, clean func(src string) error
 	run            func(ctx context.Context, dir string) error
@@ -55,30 +55,30 @@ func (b *bench) workloads(bed *filesBed) []workload {
 	grep := prog("grep", "-r", "--exclude-dir=.git", "no such words", ".")
 	big := func(dir string) string { return filepath.Join(dir, "big") }
 	list := []workload{
-		{name: "find -printf, cold", rounds: 5, reads: true, factor: 1.3, run: find},
-		{name: "find -printf, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: find},
-		{name: "stat of every file, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
+		{name: "find -printf, cold", rounds: 5, bare: true, factor: 1.3, run: find},
+		{name: "find -printf, warm", rounds: 5, bare: true, warm: 2, factor: 1.05, run: find},
+		{name: "stat of every file, warm", rounds: 5, bare: true, warm: 2, factor: 1.05, run: tree(func(_ context.Context, dir string) error {
 			_, _, err := lstatWalk(dir)
 			return err
 		})},
-		{name: "git status, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: prog("git", "status", "--porcelain")},
-		{name: "grep -r, cold", rounds: 5, reads: true, factor: 1.3, run: grep},
-		{name: "grep -r, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: grep},
+		{name: "git status, warm", rounds: 5, bare: true, warm: 2, factor: 1.05, run: prog("git", "status", "--porcelain")},
+		{name: "grep -r, cold", rounds: 5, bare: true, factor: 1.3, run: grep},
+		{name: "grep -r, warm", rounds: 5, bare: true, warm: 2, factor: 1.05, run: grep},
 	}
 	if _, err := exec.LookPath("rg"); err == nil {
-		list = append(list, workload{name: "rg, warm", rounds: 5, reads: true, warm: 2, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
+		list = append(list, workload{name: "rg, warm", rounds: 5, bare: true, warm: 2, factor: 1.05, run: prog("rg", "--no-config", "no such words", ".")})
 	}
 	sequential := func(_ context.Context, dir string) error { return readAll(big(dir)) }
 	list = append(list,
-		workload{name: "sequential read, cold", rounds: 5, reads: true, factor: 1.3, run: sequential},
-		workload{name: "sequential read, warm", rounds: 5, reads: true, warm: 1, factor: 1.05, run: sequential},
-		workload{name: "random reads of 4 KiB, warm", rounds: 5, reads: true, warm: 1, factor: 1.05, run: func(_ context.Context, dir string) error {
+		workload{name: "sequential read, cold", rounds: 5, bare: true, factor: 1.3, run: sequential},
+		workload{name: "sequential read, warm", rounds: 5, bare: true, warm: 1, factor: 1.05, run: sequential},
+		workload{name: "random reads of 4 KiB, warm", rounds: 5, bare: true, warm: 1, factor: 1.05, run: func(_ context.Context, dir string) error {
 			return randomReads(big(dir), bed.bigSize, 20000)
 		}},
-		workload{name: "sequential write", rounds: 5, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
+		workload{name: "sequential write", rounds: 5, bare: true, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
 			return writeAll(filepath.Join(dir, "out"), bed.bigSize, unix.O_CREAT|unix.O_EXCL)
 		}},
-		workload{name: "overwrite", rounds: 5, warm: 1, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
+		workload{name: "overwrite", rounds: 5, bare: true, warm: 1, factor: 1.3, clean: removes("out"), run: func(_ context.Context, dir string) error {
 			return writeAll(filepath.Join(dir, "out"), bed.bigSize, unix.O_CREAT)
 		}},
 		workload{name: fmt.Sprintf("create %d small files", bed.few), rounds: 3, overFloor: true, factor: 1.5, prepare: makes("new"), clean: removes("new"),
@@ -244,7 +244,7 @@ func (b *bench) compare(bed *filesBed, peers []peer, w workload) (times [][]time
 			if b.ctx.Err() != nil {
 				return nil, 0, b.ctx.Err()
 			}
-			if peers[i].name == bareDaemon && !w.reads {
+			if peers[i].name == bareDaemon && !w.bare {
 				continue
 			}
 			took, asked, err := b.once(bed.src, peers[i], w)

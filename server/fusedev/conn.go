@@ -96,10 +96,17 @@ func Mount(mountpoint string, fs fuse.RawFileSystem, opts Options) (*Conn, error
 	c.watchdog = turns.NewWatchdog(opts.SlowAfter, []*turns.Turn{&c.turn}, func(_ int, turn uint64) { c.relieve(turn) })
 	c.notify = fusenotify.New(c.writeNotification)
 	if opts.IOURing != IOURingOff {
-		if c.queues, err = c.newQueues(); err != nil && opts.IOURing == IOURingOn {
+		c.queues, err = c.newQueues()
+		switch {
+		case err == nil:
+		case opts.IOURing == IOURingOn:
 			err = errors.Join(err, unmountPath(point, true))
 			unix.Close(fd)
 			return nil, err
+		case IOURingOffered() == nil:
+			c.log.Warn("requests are read from the device", "err", err)
+		default:
+			c.log.Debug("requests are read from the device", "err", err)
 		}
 	}
 	if opts.Keeper {
@@ -171,11 +178,24 @@ func (c *Conn) waitHandlers() {
 	defer tick.Stop()
 	for {
 		c.cancelAll()
+		if c.queues != nil {
+			c.queues.wake()
+		}
 		select {
 		case <-done:
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// ending reports whether the connection has ended.
+func (c *Conn) ending() bool {
+	select {
+	case <-c.dead:
+		return true
+	default:
+		return false
 	}
 }
 

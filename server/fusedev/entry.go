@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// smallPayload is what most requests and answers need.
+const smallPayload = 128 << 10
+
 // entry is where the kernel puts a request and takes the answer from.
 type entry struct {
 	hand hand // its out is the header of the answer
@@ -44,6 +47,8 @@ func (e *entry) free() { _ = unix.Munmap(e.mem) }
 
 func (e *entry) word(at int) uint32 { return binary.NativeEndian.Uint32(e.headers[at:]) }
 
+func (e *entry) opcode() uint32 { return e.word(4) }
+
 func (e *entry) commitID() uint64 { return binary.NativeEndian.Uint64(e.headers[commitIDAt:]) }
 
 // request looks at what the kernel has left.
@@ -51,7 +56,7 @@ func (e *entry) request() (op uint32, unique uint64) {
 	// The kernel is trusted here as in a read of the device; the bounds are for mistakes of ours.
 	size := min(int(e.word(payloadSizeAt)), len(e.payload))
 	opIn := min(max(int(e.word(0))-inHeaderSize-size, 0), opInAt)
-	op = e.word(4)
+	op = e.opcode()
 	payload := e.payload[:size]
 	if op == opIoctl {
 		// The only one that may read its data while it writes the answer's.
@@ -64,12 +69,12 @@ func (e *entry) request() (op uint32, unique uint64) {
 
 // reply says how long the answer is, its header included.
 func (e *entry) reply(size int) {
-	binary.NativeEndian.PutUint32(e.headers[payloadSizeAt:], uint32(size-outHeaderSize))
+	binary.NativeEndian.PutUint32(e.headers[payloadSizeAt:], uint32(min(size-outHeaderSize, len(e.payload))))
 }
 
 // long reports whether the request is likely to take long.
 func (e *entry) long() bool {
-	switch e.word(4) {
+	switch e.opcode() {
 	case opRead:
 		return e.word(opInAt+readSizeAt-inHeaderSize) > inlineData
 	case opWrite:

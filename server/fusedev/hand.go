@@ -137,6 +137,11 @@ func (h *hand) errorReply(unique uint64, status fuse.Status) int {
 	return outHeaderSize
 }
 
+// replied is the status in the reply.
+func (h *hand) replied() fuse.Status {
+	return fuse.Status(-int32(binary.NativeEndian.Uint32(h.out[4:])))
+}
+
 // handPool keeps hands for reuse and knows those in use.
 type handPool struct {
 	data int

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -129,8 +131,32 @@ func (c *Conn) handle(h *hand, n int) {
 		c.initialized(h, n, size)
 		return
 	}
+	if op == opInterrupt && c.queues != nil && h.replied() == fuse.EAGAIN {
+		// Over io_uring the request may have been given to a worker that has not come to its handler yet,
+		// and the kernel does not send the interrupt again.
+		in := slices.Clone(h.in[:n])
+		c.running.Go(func() { c.interrupt(in) })
+	}
 	if size > 0 {
 		c.reply(h, size)
+	}
+}
+
+// interrupt carries out an INTERRUPT again until its request is there, which may be over already.
+func (c *Conn) interrupt(in []byte) {
+	const every, times = time.Millisecond, 50
+	out := make([]byte, smallData)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for range times {
+		select {
+		case <-tick.C:
+		case <-c.dead:
+			return
+		}
+		if n, _ := c.server.HandleRequest([][]byte{in}, [][]byte{out}); n == 0 {
+			return
+		}
 	}
 }
 

@@ -89,7 +89,7 @@ func TestInitAlone(t *testing.T) {
 func TestWorkersFull(t *testing.T) {
 	m := newMemFS()
 	m.content = make([]byte, 1<<20)
-	conn := serve(t, m, Options{MaxWorkers: 2})
+	conn := serve(t, m, Options{MaxWorkers: 2, IOURing: IOURingOff})
 	fd, err := unix.Open(filepath.Join(conn.Mountpoint(), "file"), unix.O_RDONLY|unix.O_DIRECT, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,7 @@ func prepare(mountpoint string, opts *Options) (string, error) {
 	var st unix.Stat_t
 	for range maxStale {
 		err = answers(point, &st)
-		if err != unix.ENOTCONN && err != unix.ECONNABORTED {
+		if !Dead(err) {
 			break
 		}
 		if err := cleanStale(point, opts); err != nil {
@@ -66,7 +66,7 @@ func answers(point string, st *unix.Stat_t) error {
 		return err
 	}
 	var fs unix.Statfs_t
-	if err := unix.Statfs(point, &fs); err == unix.ENOTCONN || err == unix.ECONNABORTED {
+	if err := unix.Statfs(point, &fs); Dead(err) {
 		return err
 	}
 	return nil

@@ -1,6 +1,7 @@
 package fusedev
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,8 @@ const (
 	offSQRing = 0
 	offSQEs   = 0x10000000
 )
+
+var errEnded = errors.New("the connection has ended")
 
 // sqeSize is what IORING_SETUP_SQE128 makes of a submission queue entry, cqeSize a completion's.
 const (
@@ -129,29 +132,42 @@ func (r *ring) submit(cmd *uringCmd) error {
 	}
 }
 
-// do submits cmd and waits for its end by one system call, and returns its result.
-func (r *ring) do(cmd *uringCmd) (int32, error) {
+// do submits cmd and waits for its end by one system call, and returns its result. When it is interrupted it asks stop
+// whether it shall go on.
+func (r *ring) do(cmd *uringCmd, stop func() bool) (int32, error) {
 	r.put(cmd)
-	return r.finish(1)
+	return r.finish(1, stop)
 }
 
 // wait returns the result of what was submitted.
-func (r *ring) wait() (int32, error) { return r.finish(0) }
+func (r *ring) wait(stop func() bool) (int32, error) { return r.finish(0, stop) }
 
-func (r *ring) finish(submit int) (int32, error) {
+func (r *ring) finish(submit int, stop func() bool) (int32, error) {
 	for {
 		n, errno := r.enter(submit, 1, enterGetEvents)
 		submit -= n
-		if head := *r.cqHead; head != atomic.LoadUint32(r.cqTail) {
-			// struct io_uring_cqe: user_data, res, flags
-			res := *(*int32)(unsafe.Pointer(r.word(r.cqes + (head&*r.cqMask)*cqeSize + 8)))
-			atomic.StoreUint32(r.cqHead, head+1)
+		if res, ok := r.result(); ok {
 			return res, nil
 		}
-		if !again(errno) {
+		switch {
+		case !again(errno):
 			return 0, fmt.Errorf("io_uring_enter: %w", errno)
+		case stop():
+			return 0, errEnded
 		}
 	}
+}
+
+// result returns the result of what was submitted, if there is one.
+func (r *ring) result() (res int32, ok bool) {
+	head := *r.cqHead
+	if head == atomic.LoadUint32(r.cqTail) {
+		return 0, false
+	}
+	// struct io_uring_cqe: user_data, res, flags
+	res = *(*int32)(unsafe.Pointer(r.word(r.cqes + (head&*r.cqMask)*cqeSize + 8)))
+	atomic.StoreUint32(r.cqHead, head+1)
+	return res, true
 }
 
 // enter returns how many commands the kernel took.

@@ -9,6 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Dead reports whether err is what a FUSE file system says that has lost its daemon: ENOTCONN, or, to whoever was waiting
+// when that ended, ECONNABORTED or ECANCELED.
+func Dead(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.ECANCELED)
+}
+
 // Unmount takes the file system off its mount point. A mount in use gives ErrBusy
 // and stays. It does not wait for Serve. Unmounting what is already gone is no error.
 func (c *Conn) Unmount() error { return c.unmount(false) }

@@ -9,10 +9,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"github.com/heraldfs/heraldfs/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,6 +46,13 @@ const (
 
 var errNotSupported = errors.New("not supported by this kernel")
 
+// maxQueues is how many CPUs a machine can have for us to have threads for each.
+const maxQueues = 256
+
+// leastPayload is what an entry has to hold for the largest extended attribute, its name and a header. The kernel
+// takes its size from what was agreed on, not from what we have.
+const leastPayload = 65<<10 + 512
+
 // queues are the request queues of FUSE over io_uring: one for each CPU that the machine can have. The kernel puts a request
 // into the queue of the CPU that its caller runs on.
 //
@@ -61,21 +66,11 @@ type queues struct {
 	once    sync.Once
 	begin   chan struct{} // closed when INIT is answered, or never will be
 	agreed  bool          // valid then
-	refused atomic.Bool   // the kernel did not take a worker
-}
+	refused atomic.Bool   // the kernel did not take one of the first workers
+	failed  atomic.Bool   // a failure of a later one was logged
 
-// reserve is how many free workers a queue shall have. All but the first have that many besides one at the beginning.
-const reserve = 1
-
-type queue struct {
-	all      *queues
-	id       uint16
-	idle     atomic.Int64 // workers that wait for a request
-	starting atomic.Int64 // and those that will
-	busy     atomic.Int64
-	answers  atomic.Int64
-	tends    atomic.Int64
-	used     atomic.Int64 // all of them, without those that wait for locks
+	mu      sync.Mutex
+	threads map[int]struct{}
 }
 
 // possibleCPUs is how many CPUs the machine can have, which is one more than the highest number.
@@ -117,23 +112,35 @@ func (c *Conn) newQueues() (*queues, error) {
 		return nil, err
 	}
 	cpus, err := possibleCPUs()
+	if err == nil && cpus > maxQueues {
+		err = fmt.Errorf("this machine can have %d CPUs; at most %d can have queues", cpus, maxQueues)
+	}
+	var ours unix.CPUSet
+	if err == nil {
+		err = unix.SchedGetaffinity(0, &ours)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("FUSE over io_uring: %w", err)
 	}
-	q := &queues{c: c, size: max(c.opts.Fuse.MaxWrite, minData), begin: make(chan struct{})}
-	first := &initialWorkers{made: make(chan error)}
-	first.others.Add((cpus - 1) * (reserve + 1))
+	q := &queues{c: c, size: max(c.opts.Fuse.MaxWrite, minData), begin: make(chan struct{}), threads: make(map[int]struct{})}
+	first := &firstWorkers{made: make(chan error)}
+	n := 0
 	for id := range cpus {
 		queue := &queue{all: q, id: uint16(id)}
-		workers := reserve + 1
-		if id == 0 {
-			workers = 1
+		workers := 1
+		// Queue 0's would come too late, and on a CPU that is offline or not ours there will hardly be anybody.
+		if id > 0 && ours.IsSet(id) {
+			workers += reserve
 		}
+		if id > 0 {
+			first.others.Add(workers)
+		}
+		n += workers
 		for range workers {
 			queue.start(first)
 		}
 	}
-	for range (cpus-1)*(reserve+1) + 1 {
+	for range n {
 		err = errors.Join(err, <-first.made)
 	}
 	if err != nil {
@@ -150,8 +157,8 @@ func (q *queues) settle(in []byte, out *fuse.InitOut) bool {
 	if len(in) < flags2At+4 || binary.NativeEndian.Uint32(in[flags2At:])&flagOverURing == 0 {
 		return false
 	}
-	if need := max(int(out.MaxWrite), int(out.MaxPages)*os.Getpagesize()); need > q.size {
-		q.c.log.Warn("requests are read from the device: the buffers for FUSE over io_uring are too small", "have", q.size, "need", need)
+	if need := max(int(out.MaxWrite), int(out.MaxPages)*os.Getpagesize()); need > q.size || need < leastPayload {
+		q.c.log.Warn("requests are read from the device: their size does not suit FUSE over io_uring", "size", need, "least", leastPayload, "most", q.size)
 		return false
 	}
 	out.Flags |= flagInitExt
@@ -173,122 +180,25 @@ func (q *queues) active() bool {
 	return q.agreed && !q.refused.Load()
 }
 
-// initialWorkers are those that every connection has.
-type initialWorkers struct {
-	made chan error // what came of each one's ring and entry
-	// others are all but queue 0's. The kernel begins when every queue has an entry, and that one comes last.
-	others sync.WaitGroup
-}
-
-// start starts a worker, which is one of the initial ones if initial is not nil.
-func (q *queue) start(initial *initialWorkers) {
-	q.used.Add(1)
-	q.starting.Add(1)
-	q.all.c.running.Go(func() {
-		// The thread is of no use to anybody else afterwards: it has an affinity.
-		if err := sys.OwnThread(func() error { return q.work(initial) }); err != nil {
-			q.used.Add(-1)
-			q.all.c.log.Error("FUSE over io_uring has a worker less", "cpu", q.id, "err", err)
-		}
-	})
-}
-
-func (q *queue) work(initial *initialWorkers) error {
-	w, err := q.newWorker()
-	if initial != nil {
-		initial.made <- err
-		if err != nil {
-			return nil
-		}
-	}
-	if err != nil {
-		q.starting.Add(-1)
-		return err
-	}
-	defer w.close()
-	<-q.all.begin
-	if !q.all.agreed {
-		return nil
-	}
-	c := q.all.c
-	c.hands.join(&w.entry.hand)
-	defer c.hands.put(&w.entry.hand)
-
-	cmd := uringCmd{opcode: opURingCmd, fd: int32(c.fd), qid: q.id,
-		cmdOp: cmdRegister, addr: uint64(uintptr(unsafe.Pointer(&w.entry.iov[0]))), len: uint32(len(w.entry.iov))}
-	if initial != nil && q.id == 0 {
-		initial.others.Wait()
-	}
-	err = w.ring.submit(&cmd)
-	q.idle.Add(1)
-	q.starting.Add(-1)
-	switch {
-	case initial == nil:
-		q.tend()
-	case q.id != 0:
-		initial.others.Done()
-	}
-	var res int32
-	if err == nil {
-		res, err = w.ring.wait()
-	}
-	for {
-		idle := q.idle.Add(-1)
-		if err == nil && res != 0 {
-			err = unix.Errno(-res)
-		}
-		if err != nil {
-			return q.ended(cmd.cmdOp, err)
-		}
-		if idle+q.starting.Load() < reserve && q.used.Load() < c.workers.Max {
-			q.start(nil)
-		}
-		// What others wait beside may as well be done on another CPU.
-		w.bind(!w.entry.long() || idle == q.used.Load()-1)
-		q.busy.Add(1)
-		q.answer(w.entry)
-		cmd = uringCmd{opcode: opURingCmd, fd: int32(c.fd), qid: q.id, cmdOp: cmdCommitAndFetch, commitID: w.entry.commitID()}
-		q.answers.Add(1)
-		q.busy.Add(-1)
-		q.idle.Add(1)
-		res, err = w.ring.do(&cmd)
+// wake has workers look whether the connection has ended, should the kernel not tell them.
+func (q *queues) wake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for tid := range q.threads {
+		// The runtime's own signal for that: it interrupts a system call and does nothing else.
+		_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
 	}
 }
 
-// ended tells the end of the connection from a failure.
-func (q *queue) ended(op uint32, err error) error {
-	switch {
-	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.ECANCELED), errors.Is(err, unix.ENODEV):
-		return nil
-	case op == cmdRegister:
-		// The kernel goes on with the device if it was the first one.
-		q.all.refused.Store(true)
-		return fmt.Errorf("register: %w", err)
+// thread makes the calling thread known to wake, until gone is called.
+func (q *queues) thread() (gone func()) {
+	tid := unix.Gettid()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.threads[tid] = struct{}{}
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.threads, tid)
 	}
-	return fmt.Errorf("answer: %w", err)
-}
-
-// answer carries out the request in e and leaves the answer there.
-func (q *queue) answer(e *entry) {
-	c := q.all.c
-	op, unique := e.request()
-	c.requests.Add(op)
-	wait := op == opSetLkw
-	size, status := 0, fuse.Status(unix.ENOLCK)
-	if !wait || c.locks.Take() {
-		if wait {
-			q.used.Add(-1)
-		}
-		e.hand.unique.Store(unique)
-		size, status = c.protect(op, func() (int, fuse.Status) { return c.server.HandleRequest(e.in[:], e.out[:]) })
-		e.hand.unique.Store(0)
-		if wait {
-			q.used.Add(1)
-			c.locks.Free()
-		}
-	}
-	if size == 0 {
-		size = e.hand.errorReply(unique, status)
-	}
-	e.reply(size)
 }

@@ -34,6 +34,9 @@ func (s *Slots) Take() bool {
 	return false
 }
 
+// Hold takes a slot, whether there is one or not.
+func (s *Slots) Hold() { s.used.Add(1) }
+
 // Free gives a slot back.
 func (s *Slots) Free() { s.used.Add(-1) }
 

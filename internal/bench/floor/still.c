@@ -1,7 +1,8 @@
 /*
  * The least that a mount of a tree can cost: a daemon of one thread that has read the tree's names and attributes
- * before, answers from memory, and lets the kernel keep all for an hour. Content it reads from the host's files. It hears of no
- * change, checks nothing and serves readers only. What a job takes here is the kernel's own work and the requests' way.
+ * before, answers from memory, and lets the kernel keep all for an hour. Content it reads from the host's files, or writes to them.
+ * It hears of no change, checks nothing, and serves those only who read, or who write a file. What a job takes here is the kernel's own
+ * work, the requests' way, and the copies of the data.
  *
  * usage: still SOURCE MOUNTPOINT
  */
@@ -80,6 +81,25 @@ static void learn(size_t id, char *path)
 	a->blksize = st.st_blksize;
 }
 
+/* add makes room for the node of path, and learns it. */
+static size_t add(const char *dir, const char *name)
+{
+	char *path;
+
+	if (used == room) {
+		room *= 2;
+		nodes = realloc(nodes, room * sizeof(*nodes));
+		hashes = realloc(hashes, room * sizeof(*hashes));
+		if (!nodes || !hashes)
+			die("realloc");
+		memset(nodes + used, 0, (room - used) * sizeof(*nodes));
+	}
+	if (asprintf(&path, "%s/%s", dir, name) < 0)
+		die("asprintf");
+	learn(used, path);
+	return used++;
+}
+
 static void list(size_t id)
 {
 	struct dirent *d;
@@ -89,21 +109,8 @@ static void list(size_t id)
 	if (!dir)
 		die(nodes[id].path);
 	while ((d = readdir(dir))) {
-		char *path;
-
-		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
-			continue;
-		if (used == room) {
-			room *= 2;
-			nodes = realloc(nodes, room * sizeof(*nodes));
-			hashes = realloc(hashes, room * sizeof(*hashes));
-			if (!nodes || !hashes)
-				die("realloc");
-			memset(nodes + used, 0, (room - used) * sizeof(*nodes));
-		}
-		if (asprintf(&path, "%s/%s", nodes[id].path, d->d_name) < 0)
-			die("asprintf");
-		learn(used++, path);
+		if (strcmp(d->d_name, ".") && strcmp(d->d_name, ".."))
+			add(nodes[id].path, d->d_name);
 	}
 	closedir(dir);
 	nodes[id].first = first;
@@ -165,6 +172,80 @@ static size_t readdir_into(const struct node *dir, struct fuse_read_in *r, int p
 		size += all;
 	}
 	return size;
+}
+
+/* writer does what who writes a file asks for, and reports whether it was that. A file that it makes is in no listing. */
+static int writer(struct fuse_in_header *h, struct node *n)
+{
+	void *arg = h + 1;
+	size_t id;
+	char *path;
+	int failed;
+
+	switch (h->opcode) {
+	case FUSE_CREATE: {
+		struct fuse_create_in *c = arg;
+		struct fuse_entry_out *e = (void *)body;
+		struct fuse_open_out *o = (void *)(e + 1);
+		int fd;
+
+		if (asprintf(&path, "%s/%s", n->path, (char *)(c + 1)) < 0)
+			die("asprintf");
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, c->mode);
+		free(path);
+		if (fd < 0)
+			break;
+		id = add(n->path, (char *)(c + 1)); /* n may be elsewhere now */
+		entry(e, id);
+		memset(o, 0, sizeof(*o));
+		o->fh = fd;
+		o->open_flags = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH;
+		answer(h->unique, 0, sizeof(*e) + sizeof(*o));
+		return 1;
+	}
+	case FUSE_WRITE: {
+		struct fuse_write_in *w = arg;
+		struct fuse_write_out *o = (void *)body;
+		ssize_t got = pwrite(w->fh, w + 1, w->size, w->offset);
+
+		if (got < 0)
+			break;
+		if (w->offset + got > n->attr.size)
+			n->attr.size = w->offset + got;
+		memset(o, 0, sizeof(*o));
+		o->size = got;
+		answer(h->unique, 0, sizeof(*o));
+		return 1;
+	}
+	case FUSE_SETATTR: {
+		struct fuse_setattr_in *s = arg;
+		struct fuse_attr_out *o = (void *)body;
+
+		if (s->valid & FATTR_SIZE) {
+			if (truncate(n->path, s->size))
+				break;
+			n->attr.size = s->size;
+		}
+		memset(o, 0, sizeof(*o));
+		o->attr_valid = KEEP;
+		o->attr = n->attr;
+		answer(h->unique, 0, sizeof(*o));
+		return 1;
+	}
+	case FUSE_UNLINK:
+		if (asprintf(&path, "%s/%s", n->path, (char *)arg) < 0)
+			die("asprintf");
+		failed = unlink(path);
+		free(path);
+		if (failed)
+			break;
+		answer(h->unique, 0, 0);
+		return 1;
+	default:
+		return 0;
+	}
+	answer(h->unique, -errno, 0);
+	return 1;
 }
 
 static void request(struct fuse_in_header *h)
@@ -234,7 +315,7 @@ static void request(struct fuse_in_header *h)
 		return;
 	case FUSE_OPEN: {
 		struct fuse_open_out *o = (void *)body;
-		int fd = open(n->path, O_RDONLY | O_CLOEXEC);
+		int fd = open(n->path, (((struct fuse_open_in *)arg)->flags & O_ACCMODE) | O_CLOEXEC);
 
 		memset(o, 0, sizeof(*o));
 		o->fh = fd;
@@ -250,7 +331,8 @@ static void request(struct fuse_in_header *h)
 		return;
 	}
 	}
-	answer(h->unique, -ENOSYS, 0);
+	if (!writer(h, n))
+		answer(h->unique, -ENOSYS, 0);
 }
 
 int main(int argc, char **argv)
@@ -274,7 +356,7 @@ int main(int argc, char **argv)
 	if (fuse < 0)
 		die("/dev/fuse");
 	snprintf(data, sizeof(data), "fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%d", fuse, PAYLOAD);
-	if (mount("still", argv[2], "fuse.still", MS_NOSUID | MS_NODEV | MS_RDONLY, data))
+	if (mount("still", argv[2], "fuse.still", MS_NOSUID | MS_NODEV, data))
 		die(argv[2]);
 	puts("ready");
 	fflush(stdout);
