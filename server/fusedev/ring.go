@@ -3,6 +3,7 @@ package fusedev
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -12,18 +13,14 @@ import (
 
 // Constants of include/uapi/linux/io_uring.h.
 const (
+	setupCoopTaskrun  = 1 << 8
 	setupSQE128       = 1 << 10
 	setupSingleIssuer = 1 << 12
-	setupDeferTaskrun = 1 << 13
-
-	featSingleMmap = 1 << 0
+	setupNoMmap       = 1 << 14 // Linux 6.5
 
 	enterGetEvents = 1 << 0
 
 	opURingCmd = 46
-
-	offSQRing = 0
-	offSQEs   = 0x10000000
 )
 
 var errEnded = errors.New("the connection has ended")
@@ -40,10 +37,10 @@ type ringParams struct {
 	_                                                                      [3]uint32
 
 	sqHead, sqTail, sqMask, sqRingEntries, sqFlags, sqDropped, sqArray, _ uint32
-	_                                                                     uint64
+	sqAddr                                                                uint64
 
 	cqHead, cqTail, cqMask, cqRingEntries, cqOverflow, cqCQEs, cqFlags, _ uint32
-	_                                                                     uint64
+	cqAddr                                                                uint64
 }
 
 // uringCmd is a struct io_uring_sqe of IORING_OP_URING_CMD whose command is a struct fuse_uring_cmd_req.
@@ -66,8 +63,8 @@ type uringCmd struct {
 // ring is an io_uring with one command under way at most. It belongs to the thread that made it.
 type ring struct {
 	fd   int
-	mem  []byte
-	sqes []byte
+	mem  []byte // two pages
+	sqes []byte // the second
 
 	sqTail, sqMask *uint32
 	cqHead, cqTail *uint32
@@ -77,28 +74,29 @@ type ring struct {
 }
 
 // newRing makes a ring for the calling thread, which must be locked and must be the only one to use it.
+//
+// The queues are in our own memory, not in mappings of the ring: those would keep the ring, and with it the device, for as
+// long as any thread has the process's memory, also one that cannot die before the device is closed. For the
+// same reason it is not one of those rings whose work only their own thread does (IORING_SETUP_DEFER_TASKRUN): that of a
+// thread that was killed would be left undone.
 func newRing() (*ring, error) {
 	const entries = 2
-	p := ringParams{flags: setupSQE128 | setupSingleIssuer | setupDeferTaskrun}
-	fd, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, entries, uintptr(unsafe.Pointer(&p)), 0)
-	if errno != 0 {
-		return nil, fmt.Errorf("io_uring_setup: %w", errno)
-	}
-	r := &ring{fd: int(fd)} // closed on exec, as every ring is
-	if p.features&featSingleMmap == 0 {
-		r.close()
-		return nil, fmt.Errorf("io_uring_setup: %w: rings in one mapping", errNotSupported)
-	}
-	size := max(p.sqArray+p.sqEntries*4, p.cqCQEs+p.cqEntries*cqeSize)
-	var err error
-	if r.mem, err = unix.Mmap(r.fd, offSQRing, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
-		r.close()
+	page := os.Getpagesize()
+	mem, err := unix.Mmap(-1, 0, 2*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+	if err != nil {
 		return nil, fmt.Errorf("mmap of the rings: %w", err)
 	}
-	if r.sqes, err = unix.Mmap(r.fd, offSQEs, int(p.sqEntries)*sqeSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE); err != nil {
-		r.close()
-		return nil, fmt.Errorf("mmap of the submission queue: %w", err)
+	r := &ring{mem: mem, sqes: mem[page:]}
+	p := ringParams{
+		flags:  setupSQE128 | setupSingleIssuer | setupCoopTaskrun | setupNoMmap,
+		cqAddr: uint64(uintptr(unsafe.Pointer(&r.mem[0]))), sqAddr: uint64(uintptr(unsafe.Pointer(&r.sqes[0]))),
 	}
+	fd, _, errno := syscall.Syscall(unix.SYS_IO_URING_SETUP, entries, uintptr(unsafe.Pointer(&p)), 0)
+	if errno != 0 {
+		_ = unix.Munmap(mem)
+		return nil, fmt.Errorf("io_uring_setup: %w", errno)
+	}
+	r.fd = int(fd) // closed on exec, as every ring is
 	r.sqTail, r.sqMask = r.word(p.sqTail), r.word(p.sqMask)
 	r.cqHead, r.cqTail, r.cqMask = r.word(p.cqHead), r.word(p.cqTail), r.word(p.cqMask)
 	r.cqes, r.sqArray = p.cqCQEs, p.sqArray
@@ -183,13 +181,7 @@ func again(errno syscall.Errno) bool {
 	return errno == 0 || errno == unix.EINTR || errno == unix.EAGAIN || errno == unix.EBUSY
 }
 
-// close may be called on what newRing could not finish.
 func (r *ring) close() {
-	if r.mem != nil {
-		_ = unix.Munmap(r.mem)
-	}
-	if r.sqes != nil {
-		_ = unix.Munmap(r.sqes)
-	}
 	unix.Close(r.fd)
+	_ = unix.Munmap(r.mem) // the kernel holds the pages until it is done with them
 }

@@ -52,7 +52,7 @@ func (q *queue) help() {
 	wait := tendEvery
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	calls, vain, base := int64(0), 0, int64(0)
+	calls, vain, quiet, base := int64(0), 0, 0, int64(0)
 	for before := int64(-1); ; timer.Reset(wait) {
 		select {
 		case <-timer.C:
@@ -72,6 +72,13 @@ func (q *queue) help() {
 		}
 		moved := now != before
 		before = now
+		// Somebody may be between an answer and the next request when nobody is busy, but not twice.
+		if quiet++; q.busy.Load() > 0 {
+			quiet = 0
+		}
+		if quiet > 1 {
+			return
+		}
 		switch idle := q.idle.Load(); {
 		case idle > 0 && q.tending.asking.Load() < maxAsking && (!moved || vain > 0):
 			if vain++; vain > inVain {
