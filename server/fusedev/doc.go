@@ -35,7 +35,7 @@
 // MaxWorkers bounds the goroutines that carry out blocking and slow requests. When all are
 // taken the reader carries out what comes next itself and is not relieved: requests then
 // wait in the kernel, INTERRUPT and FORGET among them, until one has ended.
-// Over io_uring, MaxWorkers bounds the workers of each CPU without those that wait for locks.
+// Over io_uring, MaxWorkers bounds the workers besides the first ones, which each CPU has, and those that wait for locks.
 // SETLKW is apart, since what ends the waiting may be a later request: MaxLockWaiters
 // bounds it, and one more is answered ENOLCK.
 //

@@ -58,7 +58,7 @@ type Options struct {
 	// Logger gets what the connection has to tell; nil discards it.
 	Logger *slog.Logger
 	// MaxWorkers bounds the requests that are carried out beside the reader;
-	// 32 if zero. Each can hold two buffers of MaxWrite bytes.
+	// 32 if zero. Each can hold two buffers of MaxWrite bytes. Over io_uring, besides one or two for each CPU.
 	MaxWorkers int
 	// MaxLockWaiters bounds the SETLKW requests that wait; 1024 if zero.
 	MaxLockWaiters int
