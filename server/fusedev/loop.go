@@ -131,7 +131,7 @@ func (c *Conn) handle(h *hand, n int) {
 		c.initialized(h, n, size)
 		return
 	}
-	if op == opInterrupt && c.queues != nil && h.replied() == fuse.EAGAIN {
+	if op == opInterrupt && size > 0 && h.replied() == fuse.EAGAIN && c.OverIOURing() {
 		// Over io_uring the request may have been given to a worker that has not come to its handler yet,
 		// and the kernel does not send the interrupt again.
 		in := slices.Clone(h.in[:n])
